@@ -40,6 +40,13 @@ async fn a_failed_build_has_the_end_of_its_output_on_top_and_opens_at_the_end_of
         assert!(excerpt.contains(line), "{line}: {excerpt}");
     }
     assert!(!excerpt.contains("line &#60;3&#62;"), "{excerpt}");
+    // Of standard error, and so marked.
+    let marked = "<span class=\"stderr\" title=\"standard error\">npm WARN deprecated";
+    assert!(excerpt.contains(marked), "{excerpt}");
+    // What the image build printed can be folded.
+    let info = daemon.info("tests", &red).await;
+    let from = format!("data-runs-from=\"{}\"", info["LogRunsFrom"]);
+    assert!(rest.contains(&from), "{from}: {html}");
     assert!(rest.contains("data-open=\"end\""), "{html}");
     assert!(rest.contains("download=\"tests-"), "{html}");
     // The log comes before the facts.

@@ -1,5 +1,6 @@
 //! The end of the log of a build that did not succeed, as its page shows it on top.
 
+use crate::api::ExcerptPart;
 use crate::build::{BuildInfo, lines};
 use crate::job::Outcome;
 
@@ -34,6 +35,15 @@ pub(super) fn shown(info: &BuildInfo, log: &str) -> Option<Shown> {
     ) {
         return None;
     }
+    if let Some(excerpt) = &info.excerpt {
+        let last = excerpt.lines.len().saturating_sub(SHOWN);
+        let last = excerpt.lines.iter().skip(last).map(|line| Line {
+            text: cut(&lines::readable(&line.text)),
+            is_stderr: line.stderr,
+        });
+        return of(last.collect(), excerpt.part == ExcerptPart::Image);
+    }
+    // Records of earlier versions have no excerpt.
     let is_image = info.phases.run.is_none() && info.exit_code.is_none();
     let text = lines::readable(log);
     let all: Vec<&str> = text.trim_end().lines().collect();

@@ -55,6 +55,8 @@ struct Job<'a> {
     base: Option<(String, String)>,
     timeline: Vec<Segment>,
     live: Option<Progress>,
+    /// How many jobs wait in front of it; 0 also if it does not wait.
+    ahead: usize,
     params: Vec<Param>,
     /// Remarks about a build that is over.
     warnings: Vec<String>,
@@ -199,6 +201,7 @@ impl<'a> Job<'a> {
             kind: kind(info),
             base: info.base.map(|base| (base.to_string(), base.short())),
             timeline: timeline(info, Timestamp::now()),
+            ahead: web.scheduler.ahead_of(info.id).unwrap_or(0),
             live,
             params,
             warnings: info.warnings.iter().map(visible).collect(),
@@ -211,7 +214,7 @@ impl<'a> Job<'a> {
             log: lines::readable(&log),
             is_log_gone: around.is_log_gone,
             opens_at_end: is_red(info),
-            runs_from: None,
+            runs_from: info.log_runs_from,
             info,
         }
     }
@@ -284,6 +287,10 @@ fn params(info: &BuildInfo) -> Vec<Param> {
 }
 
 impl Job<'_> {
+    fn is_behind(&self) -> bool {
+        self.ahead > 0
+    }
+
     /// The exit code, if it is significant.
     fn exit_code(&self) -> Option<i64> {
         self.info.outcome()?;

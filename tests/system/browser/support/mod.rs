@@ -92,6 +92,15 @@ impl Browser {
         url.strip_prefix(&self.origin).unwrap_or(url).to_owned()
     }
 
+    /// Until the path holds a text; also without scripts.
+    #[track_caller]
+    pub fn wait_for_path(&self, part: &str) {
+        let end = Instant::now() + BOUND;
+        while !self.path().contains(part) {
+            assert!(Instant::now() < end, "{part} is not in {}", self.path());
+        }
+    }
+
     #[track_caller]
     pub fn title(&self) -> String {
         let title = self.session.get("/title").unwrap();
