@@ -127,6 +127,7 @@ pub(in crate::web) async fn project(
 ) -> Result<Response, ApiError> {
     let (latest, groups) = request.reader.bases(name).await?;
     let trend = request.reader.trend(name, PLOTTED).await?;
+    let schema = request.reader.param_schema(name).await?;
     let stats = web.scheduler.answer_stats(name);
     let answers = stats.last(RATE_DAYS);
     let (builds, _) = request.reader.list(of(name), SHOWN).await?;
@@ -161,7 +162,7 @@ pub(in crate::web) async fn project(
             cold: expected(false),
             incremental: expected(true),
             similar: crate::build::SIMILAR_BUILDS,
-            form: start::free(newest),
+            form: start::form(schema.as_ref(), newest),
             plot: plot(name, &trend, &stats),
             latest: latest.map(|id| (id.to_string(), id.short())),
             more_groups: groups.len().saturating_sub(MAX_GROUPS),

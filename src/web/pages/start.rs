@@ -2,6 +2,7 @@
 
 use super::super::format;
 use crate::build::BuildInfo;
+use crate::project::ParamSchema;
 
 /// Fields of a form.
 const MAX_FIELDS: usize = 50;
@@ -32,11 +33,48 @@ pub(super) struct Field {
     pub(super) is_secret: bool,
 }
 
+/// The form of a project, filled with the params of its newest build.
+pub(super) fn form(schema: Option<&ParamSchema>, newest: Option<&BuildInfo>) -> Form {
+    match schema {
+        Some(schema) => of_schema(schema, newest),
+        None => free(newest),
+    }
+}
+
+fn of_schema(schema: &ParamSchema, newest: Option<&BuildInfo>) -> Form {
+    let before = |name: &str| {
+        newest?
+            .params
+            .get(name)?
+            .as_deref()
+            .filter(|value| fits(value))
+    };
+    let fields = schema.iter().take(MAX_FIELDS).map(|(name, rule)| Field {
+        name: name.to_owned(),
+        description: format::visible(rule.description.as_deref().unwrap_or_default()),
+        value: before(name).unwrap_or_default().to_owned(),
+        default: rule.default.as_deref().map(format::visible),
+        values: rule.values.clone().unwrap_or_default(),
+        is_required: rule.required,
+        is_secret: schema.is_secret(name) || name.starts_with('_'),
+    });
+    Form {
+        group: group(newest),
+        fields: fields.collect(),
+        is_free: false,
+        has_more: schema.iter().count() > MAX_FIELDS,
+    }
+}
+
+/// A value that a field can hold as it is.
+fn fits(value: &str) -> bool {
+    value.len() <= MAX_VALUE && format::visible(value) == value
+}
+
 /// The form of a project without a schema, with the params of its newest build.
-pub(super) fn free(newest: Option<&BuildInfo>) -> Form {
+fn free(newest: Option<&BuildInfo>) -> Form {
     let params = newest.map(|newest| &newest.params);
     let all = params.into_iter().flatten();
-    let fits = |value: &str| value.len() <= MAX_VALUE && format::visible(value) == value;
     let fields: Vec<Field> = all
         .take(MAX_FIELDS)
         .filter(|(_, value)| value.as_deref().is_none_or(fits))
