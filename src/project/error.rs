@@ -10,7 +10,7 @@ use super::settings::SettingsError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No directory of that name; the project that was probably meant.
-    #[error("unknown project '{0}'{meant} ('mistry projects' lists the projects)", meant = meant(.1.as_ref()))]
+    #[error("unknown project '{0}'{meant}", meant = meant(.1.as_ref()))]
     Unknown(ProjectName, Option<ProjectName>),
     /// The directory is there, without a recipe.
     #[error("project '{0}' has no Dockerfile")]

@@ -92,6 +92,8 @@ async fn an_error_of_the_disk_is_one_record_with_its_path() {
     for case in CASES {
         let (home, id) = built().await;
         let daemon = home.spawn().await;
+        // The list waits until the build path was read: that would find the file as well.
+        daemon.at.ask(Ask::get("/index/")).await.expect(200);
         replace_by_a_file(&home.builds().join(case.in_the_way));
         let answer = daemon.at.ask((case.ask)(&id)).await;
         is_a_sentence(&home, &answer);

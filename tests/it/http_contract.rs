@@ -112,7 +112,7 @@ async fn a_job_is_a_page_for_people_and_json_for_programs() {
     assert!(text.contains("<script type=\"module\" src=\"/static/page.js\"></script>"));
     assert!(!text.contains("<b>"));
     assert!(text.contains("to standard output") && text.contains(&id));
-    assert!(!text.contains("//unpkg") && !text.contains("http://"));
+    assert!(!text.contains("//unpkg") && !text.contains("=\"http"));
     let view = daemon.get(&path).await.expect(200);
     assert_eq!(view.header("content-type"), "application/json");
     let view = view.json();

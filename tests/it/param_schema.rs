@@ -226,8 +226,7 @@ async fn clients_can_read_the_schema() {
     assert!(any.stderr.contains("takes any params"), "{any:?}");
     let unknown = projects(&["Suceed"]).await;
     assert_eq!(unknown.status, 3, "{unknown:?}");
-    let meant =
-        "unknown project 'Suceed'; did you mean 'succeed'? ('mistry projects' lists the projects)";
+    let meant = "unknown project 'Suceed'; did you mean 'succeed'?";
     assert!(unknown.stderr.contains(meant), "{unknown:?}");
 }
 
