@@ -61,8 +61,8 @@ fn of(lines: Vec<Line>, is_image: bool) -> Option<Shown> {
     let is_empty = lines.iter().all(|line| line.text.trim().is_empty());
     (!is_empty).then(|| Shown {
         title: match is_image {
-            true => "The end of the image build:",
-            false => "The end of the output:",
+            true => "The end of the image build",
+            false => "The end of the output",
         },
         has_stderr: lines.iter().any(|line| line.is_stderr),
         lines,

@@ -85,7 +85,7 @@ fn a_rebuild_asks_for_the_secrets_that_are_kept_nowhere() {
     // The same job: it is where it was, and executed once more.
     daemon.wait("secret", &built);
     browser.wait_for_text("h1 .outcome", "succeeded");
-    assert_eq!(browser.path(), format!("/job/secret/{built}"));
+    browser.wait_for_path(&format!("/job/secret/{built}?attempt=2"));
     let now = info(&daemon, "secret", &built);
     assert_eq!(
         now["BuildInfo"]["Params"],

@@ -31,7 +31,7 @@ fn a_build_is_found_and_shows_how_it_ended(browser: &Browser, id: &str) {
     for expected in ["failed", "exit code 3", "<i>", "41 passed, <b>1 failed</b>"] {
         browser.wait_for_text("body", expected);
     }
-    assert_eq!(browser.path(), format!("/job/tests/{id}"));
+    assert_eq!(browser.path(), format!("/job/tests/{id}?attempt=1"));
     assert_eq!(browser.count("b, i"), 0);
 }
 
