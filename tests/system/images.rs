@@ -375,10 +375,11 @@ fn the_log_of_an_image_build_has_the_steps_that_docker_build_prints_and_no_other
     });
     let context = daemon.project("plain");
     let tag = format!("mistry-test-{}", daemon.port());
-    // Neither uses a layer of the other.
+    // Neither uses a layer of the other, and both have the network of the configuration.
     let arguments = [
         "build",
         "--no-cache",
+        "--network=host",
         "--tag",
         &tag,
         context.to_str().unwrap(),
@@ -388,10 +389,7 @@ fn the_log_of_an_image_build_has_the_steps_that_docker_build_prints_and_no_other
     docker(&["image", "rm", &tag]);
     assert!(expected.iter().any(|line| line == "made"), "{expected:?}");
     assert_eq!(steps(&shown), expected);
-    assert!(
-        !shown.contains("mistry.") && !shown.contains("build-args"),
-        "{shown}"
-    );
+    assert!(!shown.contains("build-args"), "{shown}");
     // The log of a build has the same, before the output of its container.
     let info = daemon.succeed(json!({"project": "plain", "rebuild": true}));
     let log = info["ContainerStdouterr"].as_str().unwrap();
