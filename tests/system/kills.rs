@@ -448,7 +448,7 @@ fn watch(daemon: &Daemon, sender: Sender<Event>) -> JoinHandle<()> {
 }
 
 /// Steps that a build of these kinds does not take; they have tests of their own.
-const ELSEWHERE: [&str; 3] = ["stop-decided", "data-cleared", "retired"];
+const ELSEWHERE: [&str; 4] = ["attempt-counted", "stop-decided", "data-cleared", "retired"];
 /// Steps that only a start over something left behind takes: behind a kill that leaves it.
 const AT_START: [(&str, &str); 3] = [
     ("left-over", "container-started"),
