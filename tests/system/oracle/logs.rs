@@ -18,7 +18,8 @@ use crate::support::daemon::{Daemon, Setup};
 use crate::support::http;
 
 /// Prints the bytes of two params.
-const PRINT: &str = "cd params\n\
+const PRINT: &str = "touch artifacts/made\n\
+    cd params\n\
     base64 -d out\n\
     if [ -e err ]; then base64 -d err >&2; fi";
 
