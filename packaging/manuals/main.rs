@@ -128,7 +128,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     page.code(
         "systemctl status mistryd.service\n\
          mistry list\n\
-         journalctl -x MISTRY_JOB=ID",
+         journalctl -x MISTRY_JOB=ID                        # complete, as mistry status ID prints it",
     );
     page.words("Check a changed configuration, then apply it:");
     page.code(
@@ -140,7 +140,11 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
 }
 
 /// Variables of `mistry` that no option everywhere names.
-const VARIABLES: [(&str, &str); 2] = [
+const VARIABLES: [(&str, &str); 3] = [
+    (
+        "MISTRY_PARAM_NAME",
+        "Gives `build` the param NAME; the command line has precedence.",
+    ),
     ("MISTRY_TOKEN", "The token itself, if no file is named."),
     (
         "MISTRY_VERBOSE",

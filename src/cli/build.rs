@@ -49,14 +49,15 @@ pub(super) struct Build {
     /// The project to build
     #[arg(long, value_name = "NAME")]
     project: ProjectName,
-    /// Start from the latest build of this group, and become its latest
+    /// Start from the base of this group, its last succeeded build; a build that succeeds becomes the base
     #[arg(long, short, value_name = "NAME")]
     group: Option<String>,
-    /// Make a new image and a new build, even when the result is cached
+    /// Make a new image and a new build, even when the result is cached; the build starts from the base of its
+    /// group (see --cold)
     #[arg(long)]
     rebuild: bool,
-    /// Make a cold build, even when the result is cached: it starts empty, not from the latest build of the
-    /// group, and becomes the latest when it succeeds
+    /// Make a cold build, even when the result is cached: it starts empty, not from the base of the group, and
+    /// becomes the base when it succeeds
     #[arg(long)]
     cold: bool,
     /// How long to wait for the build, such as 90s, 15m or 2h30m; the build continues after that [default:
@@ -66,7 +67,7 @@ pub(super) struct Build {
     /// End at once when the server is busy, and not only after --timeout
     #[arg(long)]
     no_retry: bool,
-    /// Return as soon as the job is accepted, and print its id; fetch nothing
+    /// Return as soon as the job is accepted, and print its id; fetch nothing. A busy server is not asked again
     #[arg(long, visible_alias = "async")]
     no_wait: bool,
     /// Cancel the build if this program ends first, unless another client also asked for it
@@ -234,7 +235,7 @@ fn next_commands(job: &JobState, flags: &ServerFlags) -> String {
     let id = short_id(&job.id);
     if job.state == State::Ready {
         let fetch = flags.suggest_command("fetch", id);
-        return format!("Build {id} is ready. Get the result: {fetch}");
+        return format!("Build {id} is ready. Get the result: {fetch} --target DIR");
     }
     let logs = flags.suggest_command("logs -f", id);
     let wait = flags.suggest_command("wait", id);

@@ -28,7 +28,8 @@ pub(super) struct Fetch {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
     id: BuildRef,
-    /// Wait for the build first, where it is not over
+    /// Wait for the build first, where it is not over. What a failed build left is fetched as well, with exit
+    /// status 0: scripts use mistry wait ID --target DIR, which then ends with 1
     #[arg(long)]
     wait: bool,
     /// How long to wait, such as 90s, 15m or 2h30m; the build continues after that

@@ -21,7 +21,7 @@ pub(super) struct Logs {
     /// Follow the log until the build is over
     #[arg(long, short)]
     follow: bool,
-    /// The log of this execution of the job; else of the current one
+    /// The log of attempt N of the build; else of the current one
     #[arg(long, value_name = "N")]
     attempt: Option<u32>,
     /// The build's id or the first digits of it, also as PROJECT/ID

@@ -56,7 +56,7 @@ impl Context<'_> {
         let command = |verb: &str| self.flags.suggest_command(verb, &info.id);
         let mut lines = vec![summary(info), format!("Whole log: {}", command("logs"))];
         if has_artifacts(info) {
-            lines.push(format!("What it left: {}", command("fetch")));
+            lines.push(format!("What it left: {} --target DIR", command("fetch")));
         }
         if let Some(repeat) = &self.repeat {
             lines.push(format!("Build it again: {}", repeat.command()));
@@ -218,7 +218,7 @@ mod tests {
                 lines.collect::<Vec<_>>(),
                 [
                     "Whole log: mistry logs 0123456789ab --port 1",
-                    "What it left: mistry fetch 0123456789ab --port 1",
+                    "What it left: mistry fetch 0123456789ab --port 1 --target DIR",
                     "Build it again: mistry build --project p -- --a=b",
                 ]
             );

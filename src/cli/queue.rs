@@ -6,14 +6,14 @@ use super::Error;
 use super::output::print_line;
 use crate::client::Client;
 
-/// Stop starting jobs
+/// Pause the queue: start no new builds
 ///
-/// Running jobs go on and cached results are returned; other jobs wait, even if the server is restarted,
-/// until `mistry resume`. `mistry status` shows when no job is running any more.
+/// Running builds go on and cached results are returned; other jobs wait, even if the server is restarted,
+/// until `mistry resume`. `mistry status` shows when no build is running any more.
 #[derive(Debug, Args)]
 pub(super) struct Pause {}
 
-/// Start jobs again; those that have waited longest start first
+/// Resume the queue: start builds again, those first that have waited longest
 #[derive(Debug, Args)]
 pub(super) struct Resume {}
 

@@ -11,7 +11,7 @@ use crate::client::{self, Client};
 use crate::project::ProjectName;
 use crate::screen::LogView;
 
-/// Make a new image of a project (image rebuild), pulling its base image; nothing is built with it yet
+/// Make a new image of a project (image rebuild), pulling its base image; no build is made, and cached results stay
 #[derive(Debug, Args)]
 pub(super) struct Rebuild {
     /// The project

@@ -25,7 +25,7 @@ pub(super) struct Status {
     /// The build's id or the first digits of it, also as PROJECT/ID; without it, the server
     #[arg(value_name = "ID")]
     id: Option<BuildRef>,
-    /// This execution of the build's job; else the current one
+    /// Attempt N of the build; else the current one
     #[arg(long, value_name = "N", requires = "id")]
     attempt: Option<u32>,
     /// Print the state as JSON, as the server sends it
@@ -137,6 +137,7 @@ fn kind(info: &BuildView) -> String {
     match (info.incremental, base) {
         (true, Some(base)) => format!("incremental: it began as a copy of {base}"),
         (true, None) => "incremental: it began as a copy of another build".to_owned(),
+        (false, _) if info.cold => "cold build: it was asked to begin empty".to_owned(),
         (false, _) => "cold: it began empty".to_owned(),
     }
 }

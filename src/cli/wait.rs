@@ -20,7 +20,7 @@ use super::timeout::Timeout;
 use super::transport::TransportOptions;
 use crate::client::Client;
 
-/// Wait for a build, and fetch its artifacts
+/// Wait for a build; with --target, fetch its artifacts
 #[derive(Debug, Args)]
 pub(super) struct Wait {
     /// The build's id or the first digits of it, also as PROJECT/ID

@@ -92,7 +92,7 @@ fn first_existing(paths: &[&Path]) -> Option<PathBuf> {
 /// What mistryd does besides serving.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Build images again, with their base images pulled and without the cache
+    /// Make new images of projects (image rebuild): base images pulled, no layer reused; no build is made
     Rebuild(Rebuild),
     /// Remove builds that are not needed any more, by the rules in 'gc' of the configuration
     Gc(Gc),

@@ -96,7 +96,10 @@ async fn the_line_that_says_why_is_shown_and_the_next_commands_work() {
     let begin = format!("mixed/{id} failed with exit code 2 after ");
     assert!(end[0].starts_with(&begin), "{job}: {failed:?}");
     assert_eq!(end[1], format!("Whole log: mistry logs {id} {port}"));
-    assert_eq!(end[2], format!("What it left: mistry fetch {id} {port}"));
+    assert_eq!(
+        end[2],
+        format!("What it left: mistry fetch {id} {port} --target DIR")
+    );
     let target = bench.target();
     let again = format!(
         "Build it again: mistry build {port} --project mixed --target {} --group g -- '--n=1 2' --_token=@FILE",
