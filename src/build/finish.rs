@@ -17,7 +17,7 @@ use super::publish::Published;
 use super::replace::Durability;
 use super::store::BuildStore;
 use super::{BuildAnswer, BuildInfo, Record, layout, record};
-use crate::api::{Excerpt, ExcerptPart};
+use crate::api::{ArtifactTotals, Excerpt, ExcerptPart};
 use crate::faults;
 use crate::filesystem::open_writable;
 use crate::job::{Cancelled, Outcome, Phase, Status};
@@ -98,13 +98,20 @@ impl PendingBuild {
                 directory,
                 log,
                 warning,
-            }) => Ok(FinishedBuild {
-                store: self.store,
-                directory,
-                record: self.record,
-                log,
-                warning,
-            }),
+            }) => {
+                if directory.is_none() {
+                    // Kept as an attempt: the artifacts at this path are those of the build that is served.
+                    self.record.info.path.clear();
+                    self.record.info.artifacts = Some(ArtifactTotals::default());
+                }
+                Ok(FinishedBuild {
+                    store: self.store,
+                    directory,
+                    record: self.record,
+                    log,
+                    warning,
+                })
+            }
             Err(NotInPlace { error, is_for_data }) => Err(Box::new(Unfinished {
                 is_for_data: is_for_data || error.is_full(),
                 build: self,

@@ -50,6 +50,11 @@ impl<'a> Excerpt<'a> {
     }
 
     fn new(is_of_image: bool, mut lines: Vec<Line<'a>>) -> Excerpt<'a> {
+        // Of a progress bar, which redraws its line, the last state is enough.
+        for line in &mut lines {
+            let mut states = line.text.rsplit('\r');
+            line.text = states.find(|state| !state.is_empty()).unwrap_or_default();
+        }
         lines.drain(..lines.len().saturating_sub(MAX_LINES));
         Excerpt { is_of_image, lines }
     }

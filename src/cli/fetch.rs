@@ -10,7 +10,9 @@ use super::Error;
 use super::build_ref::BuildRef;
 use super::build_waiter::{WaitOptions, wait_for};
 use super::format::{format_duration, short_id};
+use super::outcome;
 use super::output::{print_line, print_message};
+use super::repeat::RepeatCommand;
 use super::retry::{BUSY_RETRY_TIMEOUT, BusyPolicy, RetryPolicy};
 use super::server::ServerFlags;
 use super::timeout::Timeout;
@@ -45,7 +47,16 @@ impl Fetch {
         let (project, id) = self.id.resolve(client).await?;
         if self.wait {
             let (build, options) = ((project.clone(), id), WaitOptions::default());
-            wait_for(client, flags, build, options, &self.timeout).await?;
+            let finished = wait_for(client, flags, build, options, &self.timeout).await?;
+            // A failed rebuild left nothing; the artifacts of the build before it were not waited for.
+            if finished.info.path.is_empty() {
+                let context = outcome::Context {
+                    flags,
+                    repeat: RepeatCommand::of_build(&finished.info, flags),
+                    has_printed_log: false,
+                };
+                context.check_outcome(&finished.info)?;
+            }
         }
         let mut info = client.job(&project, id).await?.build_info;
         // A record of mistry 1 may lack both; the request named them.

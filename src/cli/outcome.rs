@@ -54,7 +54,12 @@ impl Context<'_> {
             return String::new();
         }
         let command = |verb: &str| self.flags.suggest_command(verb, &info.id);
-        let mut lines = vec![summary(info), format!("Whole log: {}", command("logs"))];
+        let logs = match info.number {
+            // The log of the current attempt may be that of an earlier, succeeded one.
+            2.. => command(&format!("logs --attempt {}", info.number)),
+            _ => command("logs"),
+        };
+        let mut lines = vec![summary(info), format!("Whole log: {logs}")];
         if has_artifacts(info) {
             lines.push(format!("What it left: {} --target DIR", command("fetch")));
         }
@@ -119,7 +124,8 @@ fn summary(info: &BuildView) -> String {
 
 /// Whether the build left files, or the server does not say.
 fn has_artifacts(info: &BuildView) -> bool {
-    info.artifacts.is_none_or(|artifacts| artifacts.files > 0)
+    // A failed rebuild has no path: its artifacts are gone.
+    !info.path.is_empty() && info.artifacts.is_none_or(|artifacts| artifacts.files > 0)
 }
 
 fn print_excerpt(info: &BuildView) {

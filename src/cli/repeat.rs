@@ -80,7 +80,7 @@ impl RepeatCommand {
 }
 
 /// Params as they were written, without the values of secret ones: a terminal's history is read by others.
-fn without_secrets(params: &[String]) -> Vec<String> {
+pub(super) fn without_secrets(params: &[String]) -> Vec<String> {
     let mut shown = Vec::new();
     let mut rest = params.iter();
     let is_file = |value: &str| value.starts_with('@') && !value.starts_with("@@");

@@ -9,6 +9,8 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error};
 
+use super::repeat::without_secrets;
+
 /// The error with the usage of the subcommand, and with the place of params.
 pub(super) fn improve(mut error: Error, mut command: Command, arguments: &[OsString]) -> Error {
     command.build();
@@ -29,6 +31,7 @@ pub(super) fn improve(mut error: Error, mut command: Command, arguments: &[OsStr
         && let Some(param) = words.iter().find(|word| is_param(&error, word))
     {
         error.remove(ContextKind::SuggestedArg);
+        let param = without_secrets(&[(*param).to_owned()]).join(" ");
         let tip = StyledStr::from(format!("params go after '--': mistry build ... -- {param}"));
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }

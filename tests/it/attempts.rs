@@ -256,7 +256,7 @@ async fn a_failed_rebuild_is_an_attempt_beside_the_build_that_stays() {
     );
     let page = daemon.ask(Ask::get(format!("/job/p/{id}"))).await.text();
     for part in [
-        "A rebuild failed with exit code 9",
+        "A later attempt failed with exit code 9",
         &format!("/job/p/{id}?attempt=2"),
     ] {
         assert!(page.contains(part), "{part}: {page}");

@@ -127,3 +127,56 @@ async fn the_line_that_says_why_is_shown_and_the_next_commands_work() {
     );
     assert!(waited.stderr.ends_with(&again), "{waited:?}");
 }
+
+/// The server still has the build that succeeded before it.
+#[tokio::test]
+async fn after_a_failed_cold_build_the_next_commands_are_about_that_attempt() {
+    let bench = Bench::new(&[]).await;
+    let lines = "if [ -e $D/../../../../../bad ]; then echo 'second run'; exit 3; fi\n\
+        echo 'first run'; echo one > $D/artifacts/one";
+    bench.daemon.home.script("twice", lines);
+    assert_eq!(bench.build("twice", &[]).await.status, 0);
+    std::fs::write(bench.daemon.home.path("bad"), "").unwrap();
+    let failed = bench.build("twice", &["--cold"]).await;
+    assert_eq!(failed.status, 1, "{failed:?}");
+    assert!(failed.stderr.contains("second run"), "{failed:?}");
+    assert!(!failed.stderr.contains("What it left"), "{failed:?}");
+    let id = text(&bench.daemon.get("/index/").await.json()[0], "id").to_owned();
+    let logs = failed
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("Whole log: mistry logs "));
+    let logs = logs.unwrap_or_else(|| panic!("{failed:?}"));
+    let (arguments, _) = logs.split_once(" --port").unwrap();
+    assert_eq!(arguments, format!("--attempt 2 {}", &id[..12]));
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let log = bench.mistry("logs", &arguments).await;
+    assert!(log.stdout.ends_with("second run\n"), "{log:?}");
+    assert!(!log.stdout.contains("first run"), "{log:?}");
+}
+
+#[tokio::test]
+async fn fetch_with_wait_ends_with_1_if_the_build_that_it_waited_for_failed_beside_a_success() {
+    let bench = Bench::new(&[]).await;
+    let lines = "if [ -e $D/../../../../../bad ]; then exit 3; fi; echo one > $D/artifacts/one";
+    bench.daemon.home.script("twice", lines);
+    let id = text(&bench.daemon.build(json!({"project": "twice"})).await, "ID").to_owned();
+    std::fs::write(bench.daemon.home.path("bad"), "").unwrap();
+    let engine = &bench.daemon.home.engine;
+    engine.hold("start");
+    let cold = json!({"project": "twice", "cold": true});
+    bench.daemon.submit(cold).await;
+    engine.wait_for("start", 2).await;
+    let target = bench.target();
+    let arguments = ["--wait", &id, "--target", target.to_str().unwrap()];
+    let release = async {
+        bench
+            .daemon
+            .until_metric("mistry_bodies_held_bytes", "", 1024.0)
+            .await;
+        engine.release("start");
+    };
+    let (fetched, ()) = tokio::join!(bench.mistry("fetch", &arguments), release);
+    assert_eq!(fetched.status, 1, "{fetched:?}");
+    assert!(!target.join("one").exists(), "{fetched:?}");
+}

@@ -13,6 +13,10 @@ async fn a_param_before_the_dashes_is_answered_with_its_place() {
     assert!(ended.stderr.contains(tip), "{ended:?}");
     assert!(!ended.stderr.contains("--socket"), "{ended:?}");
     assert!(!ended.stderr.contains("--url <URL>"), "{ended:?}");
+    // A secret stays out of the logs of a CI system.
+    let secret = run(mistry(&["build", "--project", "p", "--_token=hunter2"])).await;
+    assert!(secret.stderr.contains("-- --_token=@FILE"), "{secret:?}");
+    assert!(!secret.stderr.contains("hunter2"), "{secret:?}");
     let misspelt = run(mistry(&["build", "--project", "p", "--rebuld"])).await;
     assert!(misspelt.stderr.contains("'--rebuild'"), "{misspelt:?}");
 }

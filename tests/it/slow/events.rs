@@ -295,7 +295,10 @@ async fn a_failed_rebuild_is_an_event_before_that_of_the_build_that_stays() {
     // Its page says both.
     let page = Ask::get(format!("/job/flip/{id}")).with("accept", "text/html");
     let page = daemon.ask(page).await.expect(200).text();
-    assert!(page.contains("A rebuild failed with exit code 7"), "{page}");
+    assert!(
+        page.contains("A later attempt failed with exit code 7"),
+        "{page}"
+    );
     let rebuild = format!("/job/flip/{id}?attempt=2");
     assert!(page.contains(&rebuild), "{page}");
     let page = daemon.ask(Ask::get(rebuild).with("accept", "text/html"));
