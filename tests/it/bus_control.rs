@@ -310,11 +310,13 @@ async fn a_job_is_cancelled_across_interfaces() {
     let harness = Harness::new().await;
     harness.home.engine.hold("start");
     let manager = manager(&harness.here).await;
-    for over_bus in [true, false] {
+    for (number, over_bus) in [true, false].into_iter().enumerate() {
         let mut ends = manager.receive_job_removed().await.unwrap();
         let value = over_bus.to_string();
         let (id, path, _) = harness.submit("succeed", &[("n", &value)]).await;
         let job = job_at(&harness.here, &path).await;
+        // Before that, a cancelled build may be over at once, and its object gone.
+        harness.home.engine.wait_for("start", number + 1).await;
         assert!(!job.stopping().await.unwrap());
         if over_bus {
             manager.cancel_job(&id, "wrong branch").await.unwrap();
