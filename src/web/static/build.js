@@ -77,11 +77,28 @@ function fold(page) {
     page.querySelector(".to-facts")?.addEventListener("click", () => (page.querySelector("#facts > details").open = true));
 }
 
+/**
+ * The page of an attempt; of the current build if the attempt is not kept. After a rebuild that failed, the address
+ * without a number shows the build before it.
+ */
+async function attemptOrCurrent(query, attempt) {
+    query.set("attempt", attempt);
+    try {
+        return await written(`${location.pathname}?${query}`);
+    } catch (refused) {
+        if (refused.status !== 404) {
+            throw refused;
+        }
+        query.delete("attempt");
+        return written(`${location.pathname}?${query}`);
+    }
+}
+
 /** Takes over the summary as the server writes it now; false when the build is over. */
 async function refresh(page) {
     const query = new URLSearchParams(location.search);
     query.set("log", "none");
-    const fresh = await written(`${location.pathname}?${query}`);
+    const fresh = await attemptOrCurrent(query, page.querySelector("#summary").dataset.attempt);
     const summary = fresh.querySelector("#summary");
     const facts = fresh.querySelector("#facts");
     [summary, facts].forEach(local);

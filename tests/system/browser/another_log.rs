@@ -61,8 +61,9 @@ fn the_log_of_a_failed_rebuild_stays_and_the_page_names_the_build_that_is_served
     browser.open(&format!("/job/slow/{id}"));
     browser.wait_for_text("#log-status", "Live");
     std::fs::write(daemon.pending("slow", &id).join("data/gate"), "7\n").unwrap();
-    browser.wait_for_text("#summary", "A later attempt failed with exit code 7");
-    browser.wait_for_text("h1 .outcome", "succeeded");
+    browser.wait_for_text("h1 .outcome", "failed");
+    browser.wait_for_text("#summary", "This is not the current build of the job");
+    browser.wait_for_path(&format!("/job/slow/{id}?attempt=2"));
     browser.wait_for_text("#log-size", "complete");
     browser.end();
 }
