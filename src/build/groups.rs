@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::BuildInfo;
 use super::disk::make_directories;
 use super::error::{Error, disk_error};
 use super::layout::Layout;
@@ -135,6 +136,20 @@ impl BuildStore {
         };
         let after = starts.into_iter().filter(|(_, start)| is_after(start));
         after.map(|(id, _)| id).collect()
+    }
+
+    /// True for a build that began before the base of its group, a cold build, was there: it may hold what the
+    /// cold build has left behind.
+    pub(super) fn is_behind_cold(&self, info: &BuildInfo) -> bool {
+        let Some(group) = info.group.name().filter(|_| !info.cold) else {
+            return false;
+        };
+        let base = self.base(&info.project, Some(group)).ok().flatten();
+        let start = base.and_then(|base| {
+            let directory = self.layout.ready(&info.project, base);
+            record::read_as::<Start>(&directory).ok()?
+        });
+        start.is_some_and(|base| base.cold && base.finished_at > Some(info.started_at))
     }
 
     /// The time of the last reset of a group.

@@ -109,7 +109,7 @@ impl BuildStore {
         // The new link is created first, beside the old one: if a process ends between the two steps, the
         // next one finds it and completes it.
         let point = disk_error("point the link at the build", &to);
-        let group = linked_group(record);
+        let group = linked_group(record).filter(|_| !self.is_behind_cold(&record.info));
         if let Some(group) = group {
             self.make_link(project, group, id).map_err(&point)?;
             faults::point("link-made");

@@ -253,3 +253,34 @@ async fn a_cold_build_without_a_group_is_a_new_build() {
     let latest = daemon.get("/project/succeed").await.json()["Latest"].clone();
     assert_eq!(latest, cold["ID"]);
 }
+
+/// What it was cloned from may be what the cold build was to leave behind.
+#[tokio::test]
+async fn a_build_that_began_before_a_cold_build_was_there_does_not_take_its_place() {
+    let script = "if [ -e $D/params/wait ]; then mkfifo $D/gate; echo waiting; read -r _ < $D/gate; rm $D/gate; fi\n\
+        echo x > $D/artifacts/made";
+    let builder = TestDaemon::builder().await.script("p", script);
+    let daemon = builder.start().await;
+    let job = |params: Value| json!({ "project": "p", "group": "g", "params": params });
+    daemon.build(job(json!({ "n": "1" }))).await;
+    let slow = daemon.submit(job(json!({ "wait": "1" }))).await;
+    let mut log = daemon.open(Ask::get(format!("/log/p/{slow}"))).await;
+    log.until(|event| event.data == "waiting").await;
+    let cold = daemon
+        .build(with(job(json!({ "n": "2" })), &["cold"]))
+        .await;
+    let gate = daemon
+        .home
+        .builds()
+        .join(format!("p/pending/{slow}/data/gate"));
+    std::fs::write(gate, "\n").unwrap();
+    let slow = daemon.wait("p", &slow).await;
+    assert_eq!(slow["Outcome"], "succeeded", "{slow}");
+    let next = daemon.build(job(json!({ "n": "3" }))).await;
+    assert_eq!(next["Base"], cold["ID"]);
+    // One that begins after it does.
+    assert_eq!(
+        daemon.build(job(json!({ "n": "4" }))).await["Base"],
+        next["ID"]
+    );
+}
