@@ -154,6 +154,7 @@ mod tests {
             exit_code,
             project: "p".to_owned(),
             id: "0123456789abcdef".to_owned(),
+            path: "/builds/p".to_owned(),
             duration: 1_200_000_000,
             ..BuildView::default()
         }
@@ -238,6 +239,12 @@ mod tests {
         empty.artifacts = Some(crate::api::ArtifactTotals { files: 0, bytes: 0 });
         let text = check(&empty).unwrap_err();
         assert!(!text.to_string().contains("What it left"), "{text}");
+        let mut rebuild = info(Outcome::Failed, 1);
+        (rebuild.path, rebuild.number) = (String::new(), 2);
+        let text = check(&rebuild).unwrap_err().to_string();
+        assert!(!text.contains("What it left"), "{text}");
+        let log = "\nWhole log: mistry logs --attempt 2 0123456789ab --port 1\n";
+        assert!(text.contains(log), "{text}");
         let mut incremental = info(Outcome::Failed, 1);
         incremental.incremental = true;
         let text = check(&incremental).unwrap_err();
