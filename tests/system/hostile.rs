@@ -130,7 +130,8 @@ fn without_an_engine_nothing_is_accepted_and_with_one_it_goes_on_without_a_resta
         );
         assert!(!error.contains("engine.sock"), "{error}");
     }
-    let client = daemon.mistry(&["build", "--project", "succeed"]);
+    // Without the option it asks again, as it does when the server is busy.
+    let client = daemon.mistry(&["build", "--project", "succeed", "--no-retry"]);
     assert_eq!(client.status.code(), Some(3), "{client:?}");
     assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
     for state in ["pending", "ready"] {
