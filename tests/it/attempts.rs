@@ -352,7 +352,7 @@ async fn ten_thousand_attempts_of_one_job_cost_no_more_than_the_bound() {
             std::fs::hard_link(ready.join(name), attempt.join(name)).unwrap();
         }
     }
-    // Names that are no numbers are nobody's attempts.
+    // Names that are no numbers are not attempts.
     for name in FOREIGN {
         std::fs::create_dir(attempts.join(name)).unwrap();
     }

@@ -118,7 +118,7 @@ async fn the_line_that_says_why_is_shown_and_the_next_commands_work() {
         1,
         "{verbose:?}"
     );
-    // Whoever waits by the id gets the same, and a command made from the build.
+    // A client that waits by the id gets the same, and a command made from the build.
     let waited = bench.mistry("wait", &[&id]).await;
     assert_eq!(waited.status, 1);
     assert!(waited.stderr.contains("error TS2322\n"), "{waited:?}");
