@@ -7,7 +7,7 @@ use super::inputs::Inputs;
 use super::record::{self, RecordFile};
 use super::store::BuildStore;
 use crate::job::JobId;
-use crate::project::ProjectName;
+use crate::project::{ProjectName, is_opaque_param};
 
 /// Differences that are named; the others are counted.
 const MAX_NAMED: usize = 20;
@@ -154,7 +154,7 @@ fn params(before: &RecordFile, after: &RecordFile) -> (Vec<ParamDifference>, usi
     let mut more = 0;
     let added = new.keys().filter(|name| !old.contains_key(*name));
     for name in old.keys().chain(added) {
-        let is_secret = name.starts_with('_');
+        let is_secret = is_opaque_param(name);
         let difference = match (old.get(name), new.get(name)) {
             (None, _) => Difference::Added,
             (_, None) => Difference::Removed,

@@ -13,7 +13,7 @@ use crate::api::{
     ArtifactTotals, BuildView, Excerpt, InputDigests, JobState, LogEnd, NO_DURATION, NO_EXIT_CODE,
 };
 use crate::job::{Cancelled, GroupName, Job, JobId, Outcome, Phase, Phases, State, Status};
-use crate::project::ProjectName;
+use crate::project::{ProjectName, is_opaque_param};
 
 /// Most bytes of log in an answer, and of standard error in a record: the size of a terminal's scrollback.
 pub const LOG_TAIL: usize = 64 << 10;
@@ -197,7 +197,7 @@ impl BuildInfo {
             }
         };
         for (name, value) in &mut view.params {
-            if name.starts_with('_') {
+            if is_opaque_param(name) {
                 *value = None;
             }
         }

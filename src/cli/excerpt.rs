@@ -5,10 +5,8 @@
 //! which they are.
 
 use super::output::print_log;
-use crate::api::{BuildView, ExcerptPart};
+use crate::api::{BuildView, ExcerptPart, MAX_EXCERPT_LINES};
 
-/// Most lines that are printed: with the messages after them, about a screen.
-const MAX_LINES: usize = 40;
 /// The mark of a line of standard error, and what stands before other lines beside it. ASCII, since the
 /// terminal may know nothing else.
 const MARKS: [&str; 2] = ["2> ", "   "];
@@ -55,7 +53,7 @@ impl<'a> Excerpt<'a> {
             let mut states = line.text.rsplit('\r');
             line.text = states.find(|state| !state.is_empty()).unwrap_or_default();
         }
-        lines.drain(..lines.len().saturating_sub(MAX_LINES));
+        lines.drain(..lines.len().saturating_sub(MAX_EXCERPT_LINES));
         Excerpt { is_of_image, lines }
     }
 
@@ -137,7 +135,7 @@ mod tests {
         let many: String = (0..100).map(|n| format!("{n}\n")).collect();
         info.container_stdouterr = Some(many.into());
         let text = Excerpt::of(&info).text();
-        assert_eq!(text.lines().count(), MAX_LINES);
+        assert_eq!(text.lines().count(), MAX_EXCERPT_LINES);
         assert!(text.starts_with("60\n") && text.ends_with("99\n"));
     }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use super::server::{ServerFlags, quote_for_shell};
 use crate::api::BuildView;
+use crate::project::is_opaque_param;
 
 /// Longest command that is suggested: a longer one cannot be read, and is in the history of the shell.
 const MAX_CHARS: usize = 400;
@@ -91,13 +92,13 @@ pub(super) fn without_secrets(params: &[String]) -> Vec<String> {
             None => (text, None),
         };
         match value {
-            Some(value) if name.starts_with('_') && !is_file(value) => {
+            Some(value) if is_opaque_param(name) && !is_file(value) => {
                 shown.push(format!("--{name}=@FILE"));
             }
             Some(_) => shown.push(param.clone()),
             None => {
                 let value = rest.next().map_or("", String::as_str);
-                match name.starts_with('_') && !is_file(value) {
+                match is_opaque_param(name) && !is_file(value) {
                     true => shown.push(format!("--{name}=@FILE")),
                     false => shown.extend([param.clone(), value.to_owned()]),
                 }

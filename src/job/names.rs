@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::project::{Digest, NameError, PARAM_NAME_RULE, is_param_name};
+use crate::project::{Digest, NameError, PARAM_NAME_RULE, is_opaque_param, is_param_name};
 
 /// Most params of one job: a lock file and a few flags are usual, a thousand is generous.
 pub const MAX_PARAMS: usize = 1_000;
@@ -26,7 +26,7 @@ impl ParamName {
 
     /// True when the value does not enter the id and is not shown.
     pub fn is_opaque(&self) -> bool {
-        self.0.starts_with('_')
+        is_opaque_param(&self.0)
     }
 }
 

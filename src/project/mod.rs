@@ -33,7 +33,7 @@ pub use digest::Digest;
 pub use error::Error;
 pub use name::{NameError, Project, ProjectName};
 pub(crate) use name::{PARAM_NAME_RULE, is_param_name};
-pub use param_schema::{ParamRule, ParamSchema, ParamsError};
+pub use param_schema::{ParamRule, ParamSchema, ParamsError, is_opaque_param};
 pub use projects::Projects;
 pub(crate) use recipe::{DOCKERFILE, IGNORE_FILE, SETTINGS};
 pub use settings::{

@@ -71,7 +71,7 @@ impl ParamSchema {
 
     /// Whether the values of this param are masked in logs.
     pub fn is_secret(&self, name: &str) -> bool {
-        is_opaque(name)
+        is_opaque_param(name)
             && self
                 .find(name)
                 .is_none_or(|rule| rule.secret != Some(false))
@@ -157,7 +157,7 @@ impl ParamRule {
     fn wrong_value(&self, name: &str, value: &str) -> String {
         let values = self.values.iter().flatten().map(String::as_str);
         let expected = alternatives(values);
-        match is_opaque(name) {
+        match is_opaque_param(name) {
             // Its value is shown nowhere.
             true => format!("param '{name}': expected {expected}"),
             false => format!(
@@ -182,8 +182,8 @@ impl ParamRule {
 
     /// The part of an error after the name of the param.
     fn check(&self, name: &str) -> Result<(), String> {
-        let is_shown = is_opaque(name) && self.secret != Some(false);
-        if self.secret.is_some() && !is_opaque(name) {
+        let is_shown = is_opaque_param(name) && self.secret != Some(false);
+        if self.secret.is_some() && !is_opaque_param(name) {
             let expected = "expected a name that begins with _, since other params are not secret";
             return Err(format!(".secret: {expected}"));
         }
@@ -239,7 +239,7 @@ impl ParamRule {
 }
 
 /// Whether a param of this name is opaque; it is a secret unless the schema says otherwise.
-fn is_opaque(name: &str) -> bool {
+pub fn is_opaque_param(name: &str) -> bool {
     name.starts_with('_')
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::format;
 use crate::build::BuildInfo;
-use crate::project::ParamSchema;
+use crate::project::{ParamSchema, is_opaque_param};
 
 /// Fields of a form.
 const MAX_FIELDS: usize = 50;
@@ -56,7 +56,7 @@ fn of_schema(schema: &ParamSchema, newest: Option<&BuildInfo>) -> Form {
         default: rule.default.as_deref().map(format::visible),
         values: rule.values.clone().unwrap_or_default(),
         is_required: rule.required,
-        is_secret: schema.is_secret(name) || name.starts_with('_'),
+        is_secret: is_opaque_param(name),
     });
     Form {
         group: group(newest),
@@ -81,7 +81,7 @@ fn free(newest: Option<&BuildInfo>) -> Form {
         .map(|(name, value)| Field {
             name: name.clone(),
             value: value.as_deref().unwrap_or_default().to_owned(),
-            is_secret: name.starts_with('_'),
+            is_secret: is_opaque_param(name),
             ..Field::default()
         })
         .collect();
