@@ -89,8 +89,11 @@ async fn json_result_is_one_document_whatever_happens() {
 
 #[tokio::test]
 async fn each_list_and_state_is_printed_as_the_server_sends_it() {
-    let bench = Bench::new(&["succeed"]).await;
+    let mut bench = Bench::new(&["succeed"]).await;
     let info = bench.daemon.build(job("succeed")).await;
+    // Artifacts are counted after the end of a build, and the end of the daemon waits for it.
+    bench.daemon.stop().await;
+    bench.daemon.start_again().await;
     let id = info["ID"].as_str().unwrap();
     let page = format!("/job/succeed/{id}?json&log=none");
     let gc: Value = {
