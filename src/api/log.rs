@@ -34,6 +34,20 @@ pub struct LogLines {
     pub colours: Vec<String>,
 }
 
+/// `GET /log/P/ID?times`: when the log was written. The two lists have an entry for each time, which is that of the
+/// bytes from an offset on. Both are empty where that is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "PascalCase")]
+pub struct LogTimes {
+    /// Bytes of the log that have times: its length then.
+    pub length: u64,
+    /// The offsets, ascending.
+    pub offsets: Vec<u64>,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub times: Vec<i64>,
+}
+
 /// `GET /log/P/ID?find=TEXT`: the lines that contain a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

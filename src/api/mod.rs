@@ -23,7 +23,7 @@ pub use build::{
 pub use gc::{GcRequest, GcView, RemovedView};
 pub use group::{GroupItem, GroupRequest, RemovedBase};
 pub use host::{HostView, NewsHost, NewsRemoved};
-pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
+pub use log::{LogEnd, LogLines, LogMatch, LogMatches, LogTimes};
 pub use log_pieces::{LogPiece, LogPieces, MAX_PIECE, decode};
 pub use manifest::ManifestItem;
 pub use project::{ImageView, ParamView, ProjectItem, ProjectView, PruneView};

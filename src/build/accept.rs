@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::disk::{DIRECTORY_MODE, make_directories};
 use super::error::disk_error;
 use super::inputs::Inputs;
-use super::log::open_log;
+use super::log::BuildLog;
 use super::pending::PendingBuild;
 use super::replace::Durability;
 use super::store::BuildStore;
@@ -68,7 +68,7 @@ impl BuildStore {
         }
         let write = disk_error("write the job down", &directory);
         let log = accepted.map_err(&write)?;
-        PendingBuild::new(self.clone(), record, log).map_err(write)
+        Ok(PendingBuild::new(self.clone(), record, log))
     }
 
     fn write_down(
@@ -76,7 +76,7 @@ impl BuildStore {
         directory: &Path,
         record: &Record,
         listed: Option<&Inputs>,
-    ) -> io::Result<File> {
+    ) -> io::Result<BuildLog> {
         let parent = directory.parent().unwrap_or(directory);
         let is_new = !parent.exists();
         make_directories(parent)?;
@@ -90,7 +90,7 @@ impl BuildStore {
         }
         faults::point("accept-directory");
         // The log is created first, so that it can be followed from then on.
-        let log = open_log(directory)?;
+        let log = BuildLog::open(directory)?;
         if let Some(inputs) = listed {
             inputs.write(directory)?;
         }

@@ -42,8 +42,10 @@ pub(super) const RECORD: &str = "build_info.json";
 pub(super) const INPUTS: &str = "inputs.json";
 /// The log.
 pub(super) const LOG: &str = "out.log";
+/// The times of the log's lines.
+pub(super) const TIMES: &str = "out.times";
 /// The files of a build that are kept of an attempt.
-pub(super) const ATTEMPT_FILES: [&str; 3] = [RECORD, LOG, INPUTS];
+pub(super) const ATTEMPT_FILES: [&str; 4] = [RECORD, LOG, TIMES, INPUTS];
 
 /// The paths under one build path.
 #[derive(Clone, Debug)]

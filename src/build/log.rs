@@ -7,14 +7,17 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::line_times::{self, LineTime, LineTimes};
 use super::origins::{Origin, Origins};
 use super::{LOG_TAIL, layout, record};
 use crate::located::at;
@@ -44,7 +47,15 @@ pub struct BuildLog {
 #[derive(Debug)]
 struct Writer {
     file: std::fs::File,
+    times: Mutex<Times>,
     written: watch::Sender<Written>,
+}
+
+/// The times of the log's lines. The log does not need them: after an error there are no further ones.
+#[derive(Debug)]
+enum Times {
+    Written(LineTimes),
+    Failed(Option<io::Error>),
 }
 
 /// Lets followers of a log that is still written resume reading.
@@ -52,27 +63,52 @@ struct Writer {
 pub struct LogProgress(watch::Receiver<Written>);
 
 impl BuildLog {
-    /// Continues at the end of `file`, which holds `bytes` already.
-    pub(super) fn new(file: std::fs::File, bytes: u64) -> BuildLog {
+    /// Continues the log in `directory` at its end, and makes it if there is none. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be made, read or written.
+    pub(super) fn open(directory: &Path) -> io::Result<BuildLog> {
+        let mut options = File::options();
+        let file = options.append(true).create(true).mode(0o640);
+        let file = file.open(directory.join(layout::LOG))?;
+        let bytes = file.metadata()?.len();
+        let times = LineTimes::open(directory, bytes)?;
         let (written, _) = watch::channel(Written { bytes, over: false });
-        BuildLog {
-            writer: Arc::new(Writer { file, written }),
+        Ok(BuildLog {
+            writer: Arc::new(Writer {
+                file,
+                times: Mutex::new(Times::Written(times)),
+                written,
+            }),
             bytes,
             origins: Origins::default(),
             writing: None,
-        }
+        })
     }
 
-    /// Appends bytes unchanged; followers see them when this returns. If the future is dropped earlier, all
-    /// bytes are still appended and seen.
+    /// Appends bytes unchanged, as written now; followers see them when this returns. If the future is
+    /// dropped earlier, all bytes are still appended and seen.
     ///
     /// # Errors
     /// When the disk is full or fails. What was written before stays.
     pub async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let now = LineTime::new(self.bytes, Timestamp::now());
+        self.append_timed(bytes, vec![now]).await
+    }
+
+    /// The same for bytes that were written at these times. Times of earlier bytes are ignored if they are known.
+    ///
+    /// # Errors
+    /// As for [`BuildLog::append`].
+    pub async fn append_timed(&mut self, bytes: &[u8], mut times: Vec<LineTime>) -> io::Result<()> {
         self.written().await?;
         let (writer, bytes) = (self.writer.clone(), bytes.to_vec());
         self.bytes += bytes.len() as u64;
-        self.writing = Some(tokio::task::spawn_blocking(move || writer.write(&bytes)));
+        times.retain(|time| time.offset < self.bytes);
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            writer.write_times(&times);
+            writer.write(&bytes)
+        }));
         self.written().await
     }
 
@@ -121,6 +157,14 @@ impl BuildLog {
         self.bytes
     }
 
+    /// Why later lines of the log have no times; returned once.
+    pub fn take_times_error(&self) -> Option<io::Error> {
+        match &mut *self.writer.times.lock() {
+            Times::Written(_) => None,
+            Times::Failed(error) => error.take(),
+        }
+    }
+
     /// For followers.
     pub fn progress(&self) -> LogProgress {
         LogProgress(self.writer.written.subscribe())
@@ -128,6 +172,16 @@ impl BuildLog {
 }
 
 impl Writer {
+    /// Adds times of bytes that are about to be written.
+    fn write_times(&self, new: &[LineTime]) {
+        let mut times = self.times.lock();
+        if let Times::Written(written) = &mut *times
+            && let Err(error) = written.add(new)
+        {
+            *times = Times::Failed(Some(error));
+        }
+    }
+
     /// Appends bytes and shows followers as many as were written.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let (mut file, mut rest) = (&self.file, bytes);
@@ -160,6 +214,7 @@ impl Drop for Writer {
 #[derive(Debug)]
 pub struct LogFollower {
     file: Arc<File>,
+    path: PathBuf,
     at: u64,
     length: u64,
     tag: String,
@@ -206,6 +261,7 @@ impl LogFollower {
         Ok(LogFollower {
             tag: tag(metadata.ino(), metadata.created().ok(), path)?,
             file: Arc::new(file),
+            path: path.to_owned(),
             at: from,
             length: metadata.len(),
             progress,
@@ -228,6 +284,18 @@ impl LogFollower {
     /// Bytes in the log when it was opened.
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// When the log was written, as it was when it was opened; empty where that is not known. `None` if the
+    /// build was moved meanwhile. Blocks.
+    ///
+    /// # Errors
+    /// When the times cannot be read.
+    pub fn times(&self) -> io::Result<Option<Vec<LineTime>>> {
+        let mut times = line_times::read(self.path.parent().unwrap_or(&self.path))?;
+        times.retain(|time| time.offset < self.length);
+        let is_there = !times.is_empty() || self.path.symlink_metadata().is_ok();
+        Ok(is_there.then_some(times))
     }
 
     /// The file itself, at the byte from which it was opened, if the log no longer grows.
@@ -349,18 +417,8 @@ pub fn text_of(bytes: &[u8], cut: bool) -> String {
     String::from_utf8_lossy(&bytes[skipped..]).into_owned()
 }
 
-pub(super) fn open_log(directory: &Path) -> io::Result<File> {
-    File::options()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(directory.join(layout::LOG))
-}
-
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::super::layout;
     use super::super::replace::Durability;
     use super::*;
@@ -383,8 +441,8 @@ mod tests {
     #[tokio::test]
     async fn each_follower_gets_every_byte_from_its_offset_at_any_time() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut log = BuildLog::new(std::fs::File::create(&path).unwrap(), 0);
+        let path = dir.path().join(layout::LOG);
+        let mut log = BuildLog::open(dir.path()).unwrap();
         log.append(b"one\n").await.unwrap();
         let mut early = open(&path, 0, Some(log.progress()));
         assert_eq!(early.next(100).await.unwrap().unwrap(), "one\n");
@@ -405,9 +463,10 @@ mod tests {
         use futures_util::FutureExt;
 
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
+        let path = dir.path().join(layout::LOG);
         for trial in 0..50 {
-            let mut log = BuildLog::new(std::fs::File::create(&path).unwrap(), 0);
+            let _ = std::fs::remove_file(&path);
+            let mut log = BuildLog::open(dir.path()).unwrap();
             let mut follower = open(&path, 0, Some(log.progress()));
             let first = vec![b'1'; 200_000];
             // Dropped after the first poll; on a fast machine the write may be done by then.
@@ -428,9 +487,9 @@ mod tests {
     #[tokio::test]
     async fn the_bytes_that_a_failed_write_has_written_count() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        std::fs::write(&path, "").unwrap();
-        let mut log = BuildLog::new(std::fs::File::open(&path).unwrap(), 0);
+        // A device that is always full.
+        std::os::unix::fs::symlink("/dev/full", dir.path().join(layout::LOG)).unwrap();
+        let mut log = BuildLog::open(dir.path()).unwrap();
         log.append(b"never").await.unwrap_err();
         assert_eq!(log.bytes(), 0);
     }

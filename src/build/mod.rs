@@ -49,6 +49,7 @@ mod interned;
 mod last_used;
 mod layout;
 mod lease;
+mod line_times;
 pub mod lines;
 mod listing;
 mod log;
@@ -96,6 +97,7 @@ pub use image_records::{
 pub use index::Newest;
 pub use index_entry::IndexEntry;
 pub use info::{BuildGroup, BuildInfo, LOG_TAIL};
+pub use line_times::LineTime;
 pub use listing::Listing;
 pub use log::{BuildLog, LogFollower, LogProgress, text_of};
 pub use masks::{MASK, MaskedNames, Masker, Masks};

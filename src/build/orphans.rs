@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::disk::list_ids;
 use super::error::{Error, disk_error};
 use super::layout;
-use super::log::open_log;
+use super::log::BuildLog;
 use super::pending::PendingBuild;
 use super::replace::Durability;
 use super::store::BuildStore;
@@ -175,8 +175,8 @@ impl BuildStore {
         record.internal.boot.clone_from(&self.boot);
         let directory = self.layout.pending(&project, id);
         let take_over = disk_error("take over an interrupted build", &directory);
-        let log = open_log(&directory).map_err(&take_over)?;
-        PendingBuild::new(self.clone(), record, log).map_err(take_over)
+        let log = BuildLog::open(&directory).map_err(take_over)?;
+        Ok(PendingBuild::new(self.clone(), record, log))
     }
 
     /// Recovers a build whose task in this process was lost, from its record; `None` when it is not pending.

@@ -82,28 +82,23 @@ pub struct PendingBuild {
 }
 
 impl PendingBuild {
-    /// The log is continued at the end of `log`.
-    pub(super) fn new(
-        store: Arc<BuildStore>,
-        record: Record,
-        log: File,
-    ) -> io::Result<PendingBuild> {
-        let written = log.metadata()?.len();
+    /// A build with its record and its log.
+    pub(super) fn new(store: Arc<BuildStore>, record: Record, log: BuildLog) -> PendingBuild {
         let (masks, _) = masks_of(&record.internal);
         store.enter(&record.info);
-        Ok(PendingBuild {
+        PendingBuild {
             store,
             timed: record.info.phase().unwrap_or(Phase::Finishing),
             image_from: None,
             record,
-            log: BuildLog::new(log, written),
+            log,
             ended: None,
             is_data_stuck: false,
             change: None,
             opaque_files: Vec::new(),
             interrupt: Interrupt::default(),
             masks,
-        })
+        }
     }
 
     /// Interrupts the creation of its data, which then fails: for a build that must not start after all.

@@ -1,7 +1,8 @@
 //! The log of a job, followed over several connections.
 
 use super::Error;
-use crate::client::Client;
+use crate::api::LogTimes;
+use crate::client::{self, Client};
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
 
@@ -42,6 +43,11 @@ impl LogFollower {
     /// The offset of the next byte of the log.
     pub(super) fn position(&self) -> u64 {
         self.position
+    }
+
+    /// When the log was written, as far as it is.
+    pub(super) async fn times(&self, client: &Client) -> Result<LogTimes, client::Error> {
+        client.log_times(&self.project, self.id, self.attempt).await
     }
 
     /// Passes the log to `print` until the log or the connection ends.

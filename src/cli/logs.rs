@@ -3,10 +3,13 @@
 //! Without `-f`, the log so far is downloaded; with it, the log is followed as a stream of events. Either
 //! way the log is printed byte for byte, and resumed where a connection broke.
 
+use std::cell::RefCell;
+
 use clap::Args;
 
 use super::Error;
 use super::build_ref::BuildRef;
+use super::line_times::TimedLines;
 use super::log_follower::{FollowEnd, LogFollower};
 use super::output::print_message;
 use super::retry::RetryPolicy;
@@ -24,6 +27,9 @@ pub(super) struct Logs {
     /// The log of attempt N of the build; else of the current one
     #[arg(long, value_name = "N")]
     attempt: Option<u32>,
+    /// Print when each line was written before it, in UTC
+    #[arg(long, short)]
+    times: bool,
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
     id: BuildRef,
@@ -33,11 +39,22 @@ impl Logs {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let (project, id) = self.id.resolve(client).await?;
         let mut view = LogView::on_stdout();
-        let mut print = |bytes: &[u8]| view.push(bytes).map_err(Error::Output);
+        let timed = self.times.then(RefCell::<TimedLines>::default);
+        let mut print = |bytes: &[u8]| {
+            let printed = match &timed {
+                Some(lines) => view.push(&lines.borrow_mut().push(bytes)),
+                None => view.push(bytes),
+            };
+            printed.map_err(Error::Output)
+        };
         if self.follow {
             let follower = LogFollower::new(project, id).of_attempt(self.attempt);
-            follow_to_end(client, follower, &mut print).await?;
+            follow_to_end(client, follower, timed.as_ref(), &mut print).await?;
         } else {
+            if let Some(lines) = &timed {
+                let times = client.log_times(&project, id, self.attempt).await?;
+                lines.borrow_mut().know(times);
+            }
             print_so_far(client, &project, id, self.attempt, &mut print).await?;
         }
         view.finish().map_err(Error::Output)
@@ -49,12 +66,21 @@ impl Logs {
 async fn follow_to_end(
     client: &Client,
     mut follower: LogFollower,
+    timed: Option<&RefCell<TimedLines>>,
     print: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut backoff = Backoff::default();
     let mut reported_lost = false;
     loop {
         let start = follower.position();
+        if let Some(lines) = timed {
+            // What was printed while the connection was lost is not new any more.
+            match follower.times(client).await {
+                Ok(times) => lines.borrow_mut().know(times),
+                Err(error) if error.is_transient() && reported_lost => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         match follower.follow(client, print).await {
             Ok(FollowEnd::BuildFinished) => return Ok(()),
             Err(Error::Server(error)) if !error.is_transient() => return Err(error.into()),

@@ -33,6 +33,7 @@ mod format;
 mod gc;
 mod group;
 mod json_result;
+mod line_times;
 mod list;
 mod log_follower;
 mod logs;

@@ -9,7 +9,7 @@ use super::connection::{self, EVENT_STREAM, Request, TEXT};
 use super::{Address, Error, Events, Filter, Finished, Response};
 use crate::api::{
     AttemptView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, ImageView, IndexItem,
-    JobRequest, JobState, JobView, ProjectItem, ProjectView, RemovedBase,
+    JobRequest, JobState, JobView, LogTimes, ProjectItem, ProjectView, RemovedBase,
 };
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
@@ -249,6 +249,19 @@ impl Client {
         let path = log_path(project, id, attempt);
         self.send(Request::new(Method::GET, path).accept(TEXT))
             .await
+    }
+
+    /// Fetches when the log of a job, or of one execution of it, was written, as far as it is.
+    pub async fn log_times(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        attempt: Option<u32>,
+    ) -> Result<LogTimes, Error> {
+        let path = log_path(project, id, attempt);
+        let separator = if attempt.is_some() { '&' } else { '?' };
+        let request = Request::new(Method::GET, format!("{path}{separator}times"));
+        self.send(request).await?.json(MAX_JSON).await
     }
 
     /// Fetches the last bytes of a job's log so far.

@@ -5,7 +5,7 @@
 //! is empty and does not appear at all. (Version 23.0 of the Engine fixes that.) The line ends can be derived
 //! from the entries:
 //!
-//! - Each entry begins with its time where times are requested, so the empty ones are visible, too.
+//! - Each entry begins with its time, because times are requested, so the empty ones are visible, too.
 //! - An entry without a line end after which the line continues is full. So an entry that is not full, after
 //!   a full one, ends either its line or the whole output of its stream.
 //! - If more output of its stream follows, it ended the line.
@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::counter::Counter;
 use super::engine::Docker;
-use super::output::{Output, Stream, stamp};
+use super::output::{Output, Stream};
 
 /// Bytes of the largest entry of a log: the buffer of the Engine's log copier.
 const MAX_ENTRY_BYTES: usize = 16 << 10;
@@ -68,11 +68,11 @@ impl LineEnds {
         }
     }
 
-    /// The output that an entry with a time prefix stands for: its own bytes, preceded by a missing line end
-    /// of its own stream or of the other one.
+    /// The output that an entry stands for, given without its time prefix: its own bytes, preceded by a
+    /// missing line end of its own stream or of the other one.
     pub(super) async fn pass(&mut self, entry: Output) -> Vec<Output> {
         let mut output = self.close(Some(entry.stream)).await;
-        let bytes = without_time(entry.bytes);
+        let bytes = &entry.bytes;
         let position = &mut self.streams[entry.stream as usize];
         let was_inside = position.at == At::Inside;
         position.bytes += bytes.len() as u64;
@@ -84,10 +84,7 @@ impl LineEnds {
         };
         let is_empty = bytes.is_empty();
         if !is_empty {
-            output.push(Output {
-                stream: entry.stream,
-                bytes,
-            });
+            output.push(entry);
         } else if position.at == At::End {
             // Only a line end makes an empty entry.
             output.push(self.end_line(entry.stream));
@@ -129,6 +126,8 @@ impl LineEnds {
         Output {
             stream,
             bytes: Bytes::from_static(b"\n"),
+            // That of the entry that it ends.
+            at: None,
         }
     }
 }
@@ -155,15 +154,6 @@ impl Docker {
     }
 }
 
-/// An entry without its time prefix; a server that speaks the API without being an Engine may not send times.
-fn without_time(mut entry: Bytes) -> Bytes {
-    let space = entry.iter().position(|byte| *byte == b' ');
-    match space.filter(|_| stamp(&entry).is_some()) {
-        Some(space) => entry.split_off(space + 1),
-        None => entry,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,10 +172,10 @@ mod tests {
             };
             is_inside = line.is_none();
             bytes = &bytes[taken..];
-            let timed = [b"2026-11-25T18:21:16.041218904Z ", entry].concat();
             entries.push(Output {
                 stream,
-                bytes: timed.into(),
+                bytes: entry.to_vec().into(),
+                at: None,
             });
         }
         entries

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::Docker;
 use super::error::Error;
 use super::line_ends::{self, LineEnds};
-use super::output::{Output, Stream, stamp};
+use super::output::{Output, Stream, split_stamp, stamp};
 
 impl Docker {
     /// The output of a started container from its first byte, until it ends. A container that was never
@@ -149,7 +149,7 @@ impl LogReader {
                 self.line_ends = are_left_out.then(|| LineEnds::new(counter()));
                 let options = LogsOptions {
                     follow: self.follow,
-                    timestamps: are_left_out,
+                    timestamps: true,
                     stdout: true,
                     stderr: true,
                     ..LogsOptions::default()
@@ -245,5 +245,6 @@ fn output(operation: &str, frame: LogOutput) -> Result<Output, Error> {
             });
         }
     };
-    Ok(Output { stream, bytes })
+    let (at, bytes) = split_stamp(bytes);
+    Ok(Output { stream, bytes, at })
 }

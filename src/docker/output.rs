@@ -14,6 +14,8 @@ pub struct Output {
     pub stream: Stream,
     /// The bytes, as written; not necessarily UTF-8.
     pub bytes: Bytes,
+    /// When it was written, by the Engine's clock; `None` if the Engine did not say.
+    pub at: Option<Timestamp>,
 }
 
 impl Output {
@@ -38,6 +40,17 @@ pub(super) fn stamp(piece: &[u8]) -> Option<Timestamp> {
     std::str::from_utf8(&piece[..end]).ok()?.parse().ok()
 }
 
+/// A piece of output without its time prefix, and that time; a server that speaks the API without being an
+/// Engine may not send times.
+pub(super) fn split_stamp(mut piece: Bytes) -> (Option<Timestamp>, Bytes) {
+    let at = stamp(&piece);
+    let space = piece.iter().position(|byte| *byte == b' ');
+    match space.filter(|_| at.is_some()) {
+        Some(space) => (at, piece.split_off(space + 1)),
+        None => (None, piece),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +62,9 @@ mod tests {
         assert_eq!(found, Some(at.parse().unwrap()));
         assert_eq!(stamp(b"hello there\n"), None);
         assert_eq!(stamp(b"\xff\n"), None);
+        let split = |piece: String| split_stamp(Bytes::from(piece));
+        assert_eq!(split(format!("{at} a b\n")), (found, Bytes::from("a b\n")));
+        assert_eq!(split(format!("{at} ")), (found, Bytes::new()));
+        assert_eq!(split("a b".to_owned()), (None, Bytes::from("a b")));
     }
 }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::Error;
 use super::reading::Reader;
-use crate::build::LogFollower;
 use crate::build::lines::{self, Found, Index, Needle};
+use crate::build::{LineTime, LogFollower};
 use crate::read_limiter::ReadLimiter;
 
 /// A client that waits for a scan; when it is dropped, the scan stops.
@@ -42,6 +42,15 @@ impl Reader {
         let limiter = &self.scheduler.0.readers.finding;
         let find = move |log, length, stop: &_| lines::find(log, length, &needle, stop);
         self.scan(limiter, log, find).await
+    }
+
+    /// When a log was written; `None` if the build was moved since the log was opened.
+    ///
+    /// # Errors
+    /// [`Error::ReadersFull`], [`Error::Log`].
+    pub async fn log_times(&self, log: LogFollower) -> Result<Option<Vec<LineTime>>, Error> {
+        let reading = self.read(move || log.times());
+        reading.await?.map_err(Error::Log)
     }
 
     async fn scan<T: Send + 'static>(

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::shared::keep_tail;
-use crate::build::{MaskedNames, Masker, Masks};
+use crate::build::{LineTime, MaskedNames, Masker, Masks};
 use crate::docker::{Output, Stream};
 
 /// Names of params that the log lists at most.
@@ -24,6 +24,8 @@ pub(super) struct MaskedOutput {
     at: u64,
     /// Where standard error is in the log, since this was last taken.
     stderr_ranges: Vec<Range<u64>>,
+    /// When the output was written, since this was last taken.
+    times: Vec<LineTime>,
 }
 
 impl MaskedOutput {
@@ -35,6 +37,7 @@ impl MaskedOutput {
             known,
             at,
             stderr_ranges: Vec::new(),
+            times: Vec::new(),
         }
     }
 
@@ -42,6 +45,9 @@ impl MaskedOutput {
     /// `stderr`, of which the end is kept.
     pub(super) fn pass(&mut self, piece: &Output, log: &mut Vec<u8>, stderr: &mut Vec<u8>) {
         let mut written = Vec::new();
+        if let Some(at) = piece.at {
+            self.times.push(LineTime::new(self.at, at));
+        }
         match piece.stream {
             Stream::Stdout => self.stdout.push(&piece.bytes, &mut written),
             Stream::Stderr => {
@@ -66,6 +72,12 @@ impl MaskedOutput {
     /// Where standard error is in the log: of what was passed since the last call, in order.
     pub(super) fn take_stderr_ranges(&mut self) -> Vec<Range<u64>> {
         std::mem::take(&mut self.stderr_ranges)
+    }
+
+    /// When the output that was passed since the last call was written, in the order of the log; also of what
+    /// the log has already.
+    pub(super) fn take_times(&mut self) -> Vec<LineTime> {
+        std::mem::take(&mut self.times)
     }
 
     fn write(&mut self, stream: Stream, written: &[u8], log: &mut Vec<u8>) {

@@ -424,12 +424,18 @@ impl BuildTask {
     async fn append_output(&mut self, bytes: &[u8]) -> Result<bool, Interruption> {
         let limit = self.limits().log_limit;
         let stderr = self.output.take_stderr_ranges();
+        let times = self.output.take_times();
+        let id = self.active.id;
         let log = self.pending()?.log();
         let room = limit.saturating_sub(log.bytes());
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-        log.append(&bytes[..fits])
+        log.append_timed(&bytes[..fits], times)
             .await
             .map_err(Interruption::Log)?;
+        if let Some(error) = log.take_times_error() {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(mistry_job = %id, error, "could not write the times of a log; its later lines have none");
+        }
         // What does not fit is not in the log.
         let end = log.bytes();
         for range in stderr {
@@ -528,6 +534,7 @@ mod tests {
         let output = Output {
             stream: Stream::Stdout,
             bytes: vec![b'x'; line as usize].into(),
+            at: None,
         };
         limit / line * output.stored()
     }

@@ -54,6 +54,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         file("loglines.js", MODULE, include_str!("static/loglines.js")),
         file("logrow.js", MODULE, include_str!("static/logrow.js")),
         file("logfold.js", MODULE, include_str!("static/logfold.js")),
+        file("logtimes.js", MODULE, include_str!("static/logtimes.js")),
         file(
             "logsilence.js",
             MODULE,

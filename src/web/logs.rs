@@ -13,13 +13,13 @@ use super::ranges::{self, Part, part};
 use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
-use crate::api::{LogEnd, LogLines, LogMatch, LogMatches, NO_EXIT_CODE};
+use crate::api::{LogEnd, LogLines, LogMatch, LogMatches, LogTimes, NO_EXIT_CODE};
 use crate::budget::Held;
 use crate::build::LogFollower;
 use crate::build::lines::{self, NeedleError};
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
-use crate::scheduler::{JobHandle, Reader};
+use crate::scheduler::{self, JobHandle, Reader};
 
 /// Bytes of a log that are sent at once.
 const CHUNK: usize = 16 << 10;
@@ -32,12 +32,15 @@ const FOLLOWER_BYTES: u64 = 1 << 10;
 /// changes while a log grows; this does not.
 const LOG: HeaderName = HeaderName::from_static("mistry-log");
 
-/// `GET /log/P/ID`: events, or text if `Accept: text/plain` or `?text` requests it; with `?lines` and
-/// `?find=TEXT`, information about its lines.
+/// `GET /log/P/ID`: events, or text if `Accept: text/plain` or `?text` requests it; with `?lines`, `?times`
+/// and `?find=TEXT`, information about its lines.
 pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     if request.flag("lines")? {
         return index(&request, &project, id).await;
+    }
+    if request.flag("times")? {
+        return times(&request, &project, id).await;
     }
     if let Some(text) = request.query.get("find") {
         return find(&request, &project, id, text).await;
@@ -57,6 +60,27 @@ async fn index(request: &Request, project: &ProjectName, id: JobId) -> Result<Re
     let mut response = response::json(&request.budget, StatusCode::OK, &lines)?;
     response::set(&mut response, LOG, &tag);
     Ok(response)
+}
+
+/// When the log was written.
+async fn times(request: &Request, project: &ProjectName, id: JobId) -> Result<Response, ApiError> {
+    // A build that is over moves once, between the opening of its log and of the times.
+    for _ in 0..2 {
+        let (log, tag) = expected_log(request, project, id).await?;
+        let length = log.length();
+        let Some(times) = request.reader.log_times(log).await? else {
+            continue;
+        };
+        let times = LogTimes {
+            length,
+            offsets: times.iter().map(|time| time.offset).collect(),
+            times: times.iter().map(|time| time.milliseconds).collect(),
+        };
+        let mut response = response::json(&request.budget, StatusCode::OK, &times)?;
+        response::set(&mut response, LOG, &tag);
+        return Ok(response);
+    }
+    Err(scheduler::Error::NoLog(project.clone(), id).into())
 }
 
 /// The lines that contain a text.

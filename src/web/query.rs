@@ -3,10 +3,10 @@
 use super::error::ApiError;
 
 /// Every name that an address of this server reads. Given twice it would mean two things.
-const KNOWN: [&str; 26] = [
+const KNOWN: [&str; 27] = [
     "asked_by", "async", "attempt", "base", "before", "fail", "find", "follow", "from", "group",
     "inline", "json", "kind", "limit", "lines", "log", "manifest", "outcome", "pinned", "project",
-    "rows", "sparse", "state", "text", "view", "wait",
+    "rows", "sparse", "state", "text", "times", "view", "wait",
 ];
 
 /// Names and values after the `?`, decoded.

@@ -30,6 +30,7 @@ async fn a_flag_is_true_false_or_a_mistake_at_every_address() {
         ("/projects?".to_owned(), "json"),
         (format!("/log/{name}?"), "text"),
         (format!("/log/{name}?"), "lines"),
+        (format!("/log/{name}?"), "times"),
         (format!("/log/{name}?text&"), "follow"),
         (format!("/artifacts/{name}?"), "manifest"),
         (format!("/artifacts/{name}?"), "sparse"),
@@ -205,8 +206,8 @@ async fn head_has_the_headers_of_get_at_every_address() {
         ["", "?json", "?log=none", "?attempt=1", "/attempts"]
             .map(|query| format!("/job/{name}{query}")),
     );
-    let paths =
-        paths.chain(["?text", "?lines", "?find=x"].map(|query| format!("/log/{name}{query}")));
+    let paths = paths
+        .chain(["?text", "?lines", "?times", "?find=x"].map(|query| format!("/log/{name}{query}")));
     let paths = paths.chain(
         [
             "",

@@ -117,7 +117,7 @@ async fn a_log_keeps_its_name_to_its_end_and_another_is_not_taken_for_it() {
     let name = live.expect(200).header("mistry-log").to_owned();
     open_gate(&daemon, "slow", &id).await;
     follower.events().await;
-    for query in ["lines", "find=released", "text", "text&follow"] {
+    for query in ["lines", "times", "find=released", "text", "text&follow"] {
         let ask = || Ask::get(format!("{path}?{query}"));
         let same = daemon.ask(ask().with("mistry-log", &name)).await;
         assert_eq!(same.expect(200).header("mistry-log"), name, "{query}");

@@ -40,6 +40,7 @@ mod http_semantics;
 mod idle_exit;
 mod job_answers;
 mod journal;
+mod log_times;
 mod logs;
 mod masking;
 mod mistryd_rebuild;

@@ -283,8 +283,9 @@ async fn every_get_answers_as_declared() {
     let url = built["URL"].as_str().unwrap().to_owned();
     let (_, name) = url.split_once('/').unwrap();
     let (job, log) = (format!("/job/{name}"), format!("/log/{name}"));
-    let (lines, found, nothing) = (
+    let (lines, times, found, nothing) = (
         format!("{log}?lines"),
+        format!("{log}?times"),
         format!("{log}?find=SAID"),
         format!("{log}?find="),
     );
@@ -312,7 +313,7 @@ async fn every_get_answers_as_declared() {
     let unknown = format!("/job/good/{}", "0".repeat(64));
     let no_attempts = format!("{unknown}/attempts");
     let none: &[(&str, &str)] = &[];
-    let of_groups = "/project/{project}/groups";
+    let (of_groups, of_attempts) = ("/project/{project}/groups", "/job/{project}/{id}/attempts");
     let text: &[(&str, &str)] = &[("accept", "text/plain")];
     let (part, beyond) = ([("range", "bytes=1-2")], [("range", "bytes=900-")]);
     let text_part = [("accept", "text/plain"), ("range", "bytes=0-1")];
@@ -340,14 +341,9 @@ async fn every_get_answers_as_declared() {
         ("/job/{project}/{id}", &first, JSON, 200),
         ("/job/{project}/{id}", &no_first, JSON, 404),
         ("/job/{project}/{id}", &wrong_first, JSON, 400),
-        ("/job/{project}/{id}/attempts", &attempts, none, 200),
-        ("/job/{project}/{id}/attempts", &no_attempts, JSON, 404),
-        (
-            "/job/{project}/{id}/attempts",
-            "/job/good/X/attempts",
-            JSON,
-            422,
-        ),
+        (of_attempts, &attempts, none, 200),
+        (of_attempts, &no_attempts, JSON, 404),
+        (of_attempts, "/job/good/X/attempts", JSON, 422),
         ("/log/{project}/{id}", &first_log, text, 200),
         ("/log/{project}/{id}", &no_first_log, JSON, 404),
         ("/job/{project}/{id}", &unknown, JSON, 404),
@@ -360,6 +356,7 @@ async fn every_get_answers_as_declared() {
         ("/log/{project}/{id}", &log, &text_part, 206),
         ("/log/{project}/{id}", &log, &text_beyond, 416),
         ("/log/{project}/{id}", &lines, none, 200),
+        ("/log/{project}/{id}", &times, none, 200),
         ("/log/{project}/{id}", &found, none, 200),
         ("/log/{project}/{id}", &found, &another, 412),
         ("/log/{project}/{id}", &nothing, JSON, 400),

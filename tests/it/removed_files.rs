@@ -31,7 +31,7 @@ async fn a_removed_log_is_gone_over_every_interface_and_its_build_is_not() {
     let info = daemon.build(job("succeed")).await;
     let id = text(&info, "ID").to_owned();
     fs::remove_file(daemon.home.build("succeed", "ready", &id).join("out.log")).unwrap();
-    for query in ["", "?text", "?text&follow", "?lines", "?find=x"] {
+    for query in ["", "?text", "?text&follow", "?lines", "?times", "?find=x"] {
         let path = format!("/log/succeed/{id}{query}");
         let answer = daemon.get(&path).await.expect(404).json();
         let sentence = text(&answer, "error");

@@ -4,10 +4,10 @@
 use serde_json::{Value, json};
 
 use super::operation::{Operation, PAGE, READERS_FULL, TEXT, events, operation, text};
-use super::schemas::{JSON, Types, of};
+use super::schemas::{JSON, Types, any_of, of};
 use crate::api::{
     AttemptView, BuildView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, HostView,
-    ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, LogLines, LogMatches,
+    ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, LogLines, LogMatches, LogTimes,
     ManifestItem, ProjectItem, ProjectView, RemovedBase,
 };
 use crate::web::jobs::MAX_LIST;
@@ -83,7 +83,7 @@ fn jobs(types: &mut Types) -> Operations {
         .header("Accept", "text/event-stream: state, log and result as events.")
         .reads(types.request::<JobRequest>(true))
         .answers(200, "The stream of events, with Accept: text/event-stream.", [events()])
-        .answers(201, "The build's info, whatever its exit code; with ?async where the job is.", [types.either::<BuildView, JobState>()])
+        .answers(201, "The build's info, whatever its exit code; with ?async where the job is.", [any_of([types.answer::<BuildView>(), types.answer::<JobState>()])])
         .carries(201, "Location", "/job/P/ID, with ?async.")
         .fails(404, "Unknown project.")
         .fails(409, "The project changed while it was being read.")
@@ -194,6 +194,7 @@ fn logs(types: &mut Types) -> Operations {
         .query("from", "With follow: from this byte on.", json!({ "type": "integer", "minimum": 0 }))
         .query("attempt", ATTEMPT, attempt())
         .flag("lines", "As JSON: where lines begin.")
+        .flag("times", "As JSON: when they were written.")
         .query("find", "As JSON: the lines that hold this text, in what a reader sees of them.", found)
         .header("Accept", "text/plain: byte for byte; else events.")
         .header("Last-Event-ID", "Events: go on after this byte offset.")
@@ -202,7 +203,7 @@ fn logs(types: &mut Types) -> Operations {
         .header("If-None-Match", "Text: 304 where it is the content that has this ETag.")
         .header("If-Range", "Text: the range only of the content that has this ETag.")
         .header("Mistry-Log", "Text and JSON: only of this log.")
-        .answers(200, "The log.", [events(), text(TEXT), types.either::<LogLines, LogMatches>()])
+        .answers(200, "The log.", [events(), text(TEXT), any_of([types.answer::<LogLines>(), types.answer::<LogMatches>(), types.answer::<LogTimes>()])])
         .carries(200, "ETag", etag)
         .carries(200, "Mistry-Log", MISTRY_LOG)
         .answers(204, "Events: nothing comes after Last-Event-ID, and the build is over.", [])

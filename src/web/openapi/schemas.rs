@@ -10,6 +10,11 @@ pub(super) const JSON: &str = "application/json";
 /// A media type, and what is said of such a body.
 pub(super) type Content = (&'static str, Value);
 
+/// A body of one of several types.
+pub(super) fn any_of<const N: usize>(types: [Value; N]) -> Content {
+    (JSON, of(json!({ "anyOf": types.to_vec() })))
+}
+
 pub(super) fn of(schema: Value) -> Value {
     json!({ "schema": schema })
 }
@@ -45,17 +50,10 @@ impl Types {
         (JSON, of(self.answer::<T>()))
     }
 
-    /// Either of two types.
-    pub(super) fn either<T: JsonSchema, U: JsonSchema>(&mut self) -> Content {
-        let either = [self.answer::<T>(), self.answer::<U>()];
-        (JSON, of(json!({ "anyOf": either })))
-    }
-
     /// A body of a type, or an error.
     pub(super) fn or_error<T: JsonSchema>(&mut self) -> Content {
         let error = json!({ "$ref": "#/components/schemas/Error" });
-        let either = [self.answer::<T>(), error];
-        (JSON, of(json!({ "anyOf": either })))
+        any_of([self.answer::<T>(), error])
     }
 
     pub(super) fn request<T: JsonSchema>(&mut self, is_required: bool) -> Value {

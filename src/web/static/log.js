@@ -8,10 +8,12 @@ import { Find } from "./logfind.js";
 import { row } from "./logrow.js";
 import { Silence } from "./logsilence.js";
 import { follow } from "./logstream.js";
+import { LineTimes } from "./logtimes.js";
 import { Window } from "./logwindow.js";
 import { AGAIN, isFinal, pause } from "./server.js";
 
 const WRAP = "mistry-log-wrap";
+const TIMES = "mistry-log-times";
 
 /** Delay between the last typed letter and the search request, in milliseconds. */
 const TYPED = 250;
@@ -63,6 +65,7 @@ class View {
 
     #take(blocks) {
         this.blocks = blocks;
+        this.times = new LineTimes();
         this.find = new Find(blocks);
     }
 
@@ -149,6 +152,7 @@ class View {
                 signal,
                 onbytes: () => {
                     this.silence.heard();
+                    this.times.heard(blocks.length);
                     this.#changed();
                 },
                 onstate: (state) => this.#become(state),
@@ -181,6 +185,7 @@ class View {
             const blocks = this.#blocks();
             await this.#opened(blocks, true);
             this.#take(blocks);
+            this.#time(this.isTimed);
             // What the attributes say is about the log before.
             this.fold.reset(blocks);
         } catch (error) {
@@ -211,6 +216,7 @@ class View {
         this.followButton = button("log-follow", "Follow", "stay at the end while the log grows (f)", () => this.#follow(!this.#isFollowing));
         this.followButton.hidden = !this.isPending;
         this.wrapButton = button("log-wrap", "Wrap", "break long lines (w)", () => this.#wrap(!this.isWrapped));
+        this.timesButton = button("log-times", "Times", "when each line was written (t)", () => this.#time(!this.isTimed));
         const label = make("label", { className: "log-search", textContent: "Find" });
         this.input = make("input", { id: "log-find", type: "search", maxLength: 200, autocomplete: "off", spellcheck: false, title: "a text in the log (/)" });
         label.append(this.input);
@@ -223,16 +229,18 @@ class View {
         this.status = make("span", { id: "log-status", role: "status", textContent: STATES.open });
         const steps = make("span", { className: "log-steps" });
         steps.append(previous, next, this.count);
-        this.bar.append(why, top, end, this.followButton, this.wrapButton, label, steps, this.status, this.size);
+        this.bar.append(why, top, end, this.followButton, this.wrapButton, this.timesButton, label, steps, this.status, this.size);
         this.box = make("div", { className: "log-box", role: "log", ariaLive: "off", ariaLabel: "Log of the build", tabIndex: 0, hidden: true });
         this.section.append(this.bar, this.fold.button, this.box);
         this.#showFollowing();
         this.#wrap(stored(WRAP) !== "off");
+        this.#time(stored(TIMES) === "on");
     }
 
     #listen() {
         bind("f", "follow the log, or stop following it", () => this.#follow(!this.#isFollowing));
         bind("w", "wrap the long lines of the log, or do not", () => this.#wrap(!this.isWrapped));
+        bind("t", "the times of the lines, or not", () => this.#time(!this.isTimed));
         bind("/", "find in the log", () => this.input.select());
         bind("n", "the next match", () => this.#next(1));
         bind("N", "the previous match", () => this.#next(-1));
@@ -283,7 +291,7 @@ class View {
                 if (!line) {
                     view.#fetch(number);
                 }
-                const element = row(number, line, view.find.needle);
+                const element = row(number, line, view.find.needle, view.isTimed && view.times);
                 element.line = line;
                 element.marks = view.#marked;
                 view.#paint(element, number);
@@ -422,6 +430,30 @@ class View {
         this.box.classList.toggle("wrapped", isWrapped);
         if (this.window) {
             this.box.scrollLeft = 0;
+            this.#reflow();
+        }
+    }
+
+    /** Shows when each line was written, or no longer. */
+    async #time(isTimed) {
+        const { blocks, times } = this;
+        try {
+            if (isTimed) {
+                await times.read(blocks);
+            }
+        } catch (error) {
+            this.#failed(error, blocks);
+            return;
+        }
+        if (times !== this.times) {
+            return;
+        }
+        this.isTimed = isTimed;
+        this.timesButton.ariaPressed = String(isTimed);
+        store(TIMES, isTimed ? "on" : "off");
+        this.box.classList.toggle("timed", isTimed);
+        this.#marked += 1;
+        if (this.window) {
             this.#reflow();
         }
     }

@@ -156,7 +156,8 @@ export class Blocks {
         if (this.#isLong(block)) {
             const [head, tail] = await this.#ends(from, to);
             const hasFeed = tail.at(-1) === 10;
-            return [line(head, hasFeed ? tail.subarray(0, -1) : tail, to - from - (hasFeed ? 1 : 0), this.#styles[block])];
+            const long = line(head, hasFeed ? tail.subarray(0, -1) : tail, to - from - (hasFeed ? 1 : 0), this.#styles[block]);
+            return [{ ...long, from }];
         }
         const cutter = new Cutter(from, this.#styles[block]);
         cutter.push(await this.#bytes(from, to));

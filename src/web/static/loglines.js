@@ -66,7 +66,7 @@ export class Cutter {
         if (this.#size === 0) {
             return null;
         }
-        this.#open ??= line(this.#head, this.#tail, this.#size, this.style);
+        this.#open ??= { ...line(this.#head, this.#tail, this.#size, this.style), from: this.start };
         return this.#open;
     }
 
@@ -116,7 +116,7 @@ export class Cutter {
     #end(feed) {
         const ended = line(this.#head, this.#tail, this.#size, this.style);
         const start = this.start;
-        this.lines.push(ended);
+        this.lines.push({ ...ended, from: start });
         this.style = after(ended.text, this.style);
         this.#head = new Uint8Array();
         this.#tail = new Uint8Array();

@@ -17,8 +17,11 @@ const MAX_MARKS = 500;
  * as plain text. */
 const MAX_RUNS = 500;
 
-/** The row of line `number`, counted from 0; an undefined line is not loaded yet. `needle` is the text to mark. */
-export function row(number, line, needle) {
+/**
+ * The row of line `number`, counted from 0; an undefined line is not loaded yet. `needle` is the text to mark, `times`
+ * has the time of the line, if it is to be shown.
+ */
+export function row(number, line, needle, times) {
     const element = document.createElement("div");
     element.className = "row";
     element.dataset.line = number + 1;
@@ -41,7 +44,7 @@ export function row(number, line, needle) {
         // An empty line stays a line when it is copied.
         text.append(document.createElement("br"));
     }
-    element.append(link, text);
+    element.append(link, ...(times ? [times.column(line)] : []), text);
     return element;
 }
 

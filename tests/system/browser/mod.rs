@@ -12,6 +12,7 @@ mod instrument;
 mod keys;
 mod live;
 mod log;
+mod log_times;
 mod long_log;
 mod many_builds;
 mod pages;

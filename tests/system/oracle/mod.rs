@@ -7,6 +7,7 @@ mod curl;
 mod home_directory;
 mod http;
 mod image_times;
+mod log_times;
 mod logs;
 mod proxies;
 mod sent;

@@ -202,8 +202,14 @@ impl Container {
     }
 
     /// The frame at `at`. A follower waits for it while the container runs, and is always `behind`
-    /// frames behind, also at the end.
-    pub async fn frame(&self, at: usize, follow: bool, behind: usize) -> Option<Bytes> {
+    /// frames behind, also at the end. With `timed`, its bytes come after its time.
+    pub async fn frame(
+        &self,
+        at: usize,
+        follow: bool,
+        behind: usize,
+        timed: bool,
+    ) -> Option<Bytes> {
         let mut more = self.more.subscribe();
         let mut state = self.state.subscribe();
         if follow && self.state() == State::Running {
@@ -214,18 +220,18 @@ impl Container {
         }
         let frames = self.frames.lock().unwrap();
         let shown = frames.len().saturating_sub(behind);
-        frames[..shown].get(at).map(|(_, frame)| frame.clone())
+        let (at, frame) = frames[..shown].get(at)?;
+        Some(if timed {
+            stamped(*at, frame)
+        } else {
+            frame.clone()
+        })
     }
 
     /// The last frame, its line behind its time.
     pub fn last(&self) -> Option<Bytes> {
         let frames = self.frames.lock().unwrap();
-        let (at, frame) = frames.last()?;
-        let line = format!("{at} {}", String::from_utf8_lossy(&frame[8..]));
-        let mut stamped = BytesMut::from(&frame[..4]);
-        stamped.put_u32(line.len() as u32);
-        stamped.put_slice(line.as_bytes());
-        Some(stamped.freeze())
+        frames.last().map(|(at, frame)| stamped(*at, frame))
     }
 
     /// As if all that it did had been done that much earlier.
@@ -271,4 +277,13 @@ impl Drop for Container {
     fn drop(&mut self) {
         self.kill_all();
     }
+}
+
+/// A frame with the time before its bytes.
+fn stamped(at: Timestamp, frame: &Bytes) -> Bytes {
+    let line = [format!("{at} ").as_bytes(), &frame[8..]].concat();
+    let mut stamped = BytesMut::from(&frame[..4]);
+    stamped.put_u32(line.len() as u32);
+    stamped.put_slice(&line);
+    stamped.freeze()
 }

@@ -431,8 +431,11 @@ fn logs(shared: &Shared, container: Arc<Container>, query: &Query) -> Response<B
         let last = container.last().unwrap_or_default();
         return streaming("application/octet-stream", Full::new(last));
     }
+    let timed = query
+        .get("timestamps")
+        .is_some_and(|v| v == "true" || v == "1");
     let frames = stream::unfold((container, 0), move |(container, at)| async move {
-        let frame = container.frame(at, follow, behind).await?;
+        let frame = container.frame(at, follow, behind, timed).await?;
         Some((Ok(Frame::data(frame)), (container, at + 1)))
     });
     streaming("application/octet-stream", StreamBody::new(frames))
