@@ -457,8 +457,10 @@ impl BuildTask {
         let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
-        let deadline = self.pending()?.internal().deadline;
-        self.active.set_container(container.clone(), deadline);
+        let active = self.active.clone();
+        let pending = self.pending()?;
+        active.set_container(container.clone(), pending.internal().deadline);
+        active.publish_state(pending.info());
         faults::point("container-known");
         let failed = |source| Interruption::Container { source };
         // It begins before the start: the end may follow within ms.

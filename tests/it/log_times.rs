@@ -46,6 +46,13 @@ async fn a_line_has_the_time_at_which_the_container_printed_it_also_while_no_dae
     let path = format!("/log/p/{id}");
     let mut follower = daemon.open(Ask::get(&path)).await;
     follower.until(|event| event.data == "first").await;
+    // Also while it runs, its state says what runs, and where its own output begins.
+    let running = daemon.info("p", &id).await;
+    assert!(
+        running["Container"].is_string() && running["Image"].is_string(),
+        "{running}"
+    );
+    assert!(running["LogRunsFrom"].as_u64() > Some(0), "{running}");
     daemon.stop().await;
     // Everything so far was an hour ago, by the clock of the Engine.
     daemon.home.engine.age(hour);

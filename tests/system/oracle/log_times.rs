@@ -5,6 +5,7 @@ use serde_json::json;
 use super::containers::docker;
 use crate::support::Place;
 use crate::support::daemon::Setup;
+use crate::support::engine::Engine;
 
 /// Prints lines with pauses, the last one empty or longer than an entry of Docker's log; then waits for a reader.
 const PRINT: &str = "mkfifo gate\n\
@@ -26,8 +27,8 @@ fn the_times_of_lines_are_those_that_docker_shows() {
     let mut daemon = Setup::on(Place::Host).script("times", &script).start();
     let id = daemon.submit(json!({"project": "times"}));
     daemon.until("times", &id, "printed");
-    let info = daemon.get(&format!("/job/times/{id}?json&log=none")).json();
-    let container = info["BuildInfo"]["Container"].as_str().unwrap().to_owned();
+    let containers = Engine::new().containers(&daemon.label());
+    let container = containers[0].id.clone().unwrap();
     // What is read again after a kill has the same times.
     for _ in 0..2 {
         let shown = docker(&["logs", "--timestamps", &container]);
