@@ -71,6 +71,14 @@ pub(super) fn visible(text: &str) -> String {
     shown
 }
 
+/// The first `most` characters of a text, and `…` where there are more.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,5 +113,17 @@ mod tests {
         let shown = "a<U+202E>b<U+200B><U+0007><U+001B>[2J⏎c";
         assert_eq!(visible(hostile), shown);
         assert_eq!(visible("dépôt 日本 👩"), "dépôt 日本 👩");
+    }
+
+    #[test]
+    fn a_text_is_cut_after_whole_characters_and_says_so() {
+        for (text, most, shown) in [
+            ("日本語", 2, "日本…"),
+            ("日本語", 3, "日本語"),
+            ("", 0, ""),
+            ("a", 0, "…"),
+        ] {
+            assert_eq!(cut(text, most), shown);
+        }
     }
 }

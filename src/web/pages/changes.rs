@@ -71,7 +71,10 @@ fn told(what: &str) -> Line {
 }
 
 fn line(count: usize, noun: &str, verb: &str, names: impl Iterator<Item = String>) -> Line {
-    let names: Vec<String> = names.take(MAX_NAMES).map(|name| cut(&name)).collect();
+    let names: Vec<String> = names
+        .take(MAX_NAMES)
+        .map(|name| format::cut(&format::visible(&name), MAX_NAME))
+        .collect();
     let verb = match (count, verb) {
         (1, "differ") => "differs",
         (_, verb) => verb,
@@ -95,14 +98,6 @@ fn param(param: &ParamDifference) -> String {
         (Difference::Added, ..) => format!("{name} (new)"),
         (Difference::Removed, ..) => format!("{name} (removed)"),
         (Difference::Changed, ..) => name.clone(),
-    }
-}
-
-fn cut(name: &str) -> String {
-    let name = format::visible(name);
-    match name.char_indices().nth(MAX_NAME) {
-        Some((at, _)) => format!("{}…", &name[..at]),
-        None => name,
     }
 }
 

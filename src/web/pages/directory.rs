@@ -1,6 +1,5 @@
 //! A directory of artifacts as a page.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -67,7 +66,7 @@ impl Trail {
             let name = match (at + 1).cmp(&left_out) {
                 Ordering::Less => continue,
                 Ordering::Equal => "…".to_owned(),
-                Ordering::Greater => cut(&visible(name)),
+                Ordering::Greater => shown_name(name),
             };
             steps.push(Step {
                 href: format!("{href}/"),
@@ -131,8 +130,8 @@ pub(super) fn moment(seconds: i64) -> Option<Moment> {
 }
 
 /// A name from a container, on one line.
-pub(super) fn visible(name: &[u8]) -> Cow<'static, str> {
-    format::visible(&String::from_utf8_lossy(name)).into()
+fn shown_name(name: &[u8]) -> String {
+    format::cut(&format::visible(&String::from_utf8_lossy(name)), MAX_NAME)
 }
 
 #[derive(Template)]
@@ -208,7 +207,7 @@ fn row(base: &str, entry: &Entry) -> Row {
     let name = entry.name.as_bytes();
     Row {
         href: format!("{base}{}", percent_encode(name, IN_PATH)),
-        name: cut(&visible(name)),
+        name: shown_name(name),
         kind: match &entry.kind {
             EntryKind::Directory => Kind::Directory,
             EntryKind::File(size) => Kind::File {
@@ -216,7 +215,7 @@ fn row(base: &str, entry: &Entry) -> Row {
                 exact: *size,
             },
             EntryKind::Link(target) => Kind::Link {
-                target: cut(&visible(target.as_bytes())),
+                target: shown_name(target.as_bytes()),
             },
             EntryKind::Special => Kind::Special,
         },
@@ -240,13 +239,6 @@ impl Row {
 fn escaped(text: &str) -> usize {
     let longer = text.bytes().filter(|byte| b"<>&\"'".contains(byte));
     text.len() + 4 * longer.count()
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(MAX_NAME) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]

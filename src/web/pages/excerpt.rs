@@ -1,5 +1,6 @@
 //! The end of the log of a build that did not succeed, as its page shows it on top.
 
+use super::super::format::cut;
 use crate::api::ExcerptPart;
 use crate::build::{BuildInfo, lines};
 use crate::job::Outcome;
@@ -38,7 +39,7 @@ pub(super) fn shown(info: &BuildInfo, log: &str) -> Option<Shown> {
     if let Some(excerpt) = &info.excerpt {
         let last = excerpt.lines.len().saturating_sub(SHOWN);
         let last = excerpt.lines.iter().skip(last).map(|line| Line {
-            text: cut(&lines::readable(&line.text)),
+            text: cut(&lines::readable(&line.text), MAX_LINE),
             is_stderr: line.stderr,
         });
         return of(last.collect(), excerpt.part == ExcerptPart::Image);
@@ -50,7 +51,7 @@ pub(super) fn shown(info: &BuildInfo, log: &str) -> Option<Shown> {
     let last = all.iter().skip(all.len().saturating_sub(SHOWN));
     let last: Vec<Line> = last
         .map(|text| Line {
-            text: cut(text),
+            text: cut(text, MAX_LINE),
             is_stderr: false,
         })
         .collect();
@@ -67,11 +68,4 @@ fn of(lines: Vec<Line>, is_image: bool) -> Option<Shown> {
         has_stderr: lines.iter().any(|line| line.is_stderr),
         lines,
     })
-}
-
-fn cut(line: &str) -> String {
-    match line.char_indices().nth(MAX_LINE) {
-        Some((at, _)) => format!("{} […]", &line[..at]),
-        None => line.to_owned(),
-    }
 }
