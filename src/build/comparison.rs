@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::inputs::Inputs;
+use super::neighbours::Attempted;
 use super::record::{self, RecordFile};
 use super::store::BuildStore;
 use crate::job::JobId;
@@ -58,7 +59,8 @@ pub struct Comparison {
 }
 
 impl BuildStore {
-    /// The differences between a build and an earlier one; `None` if the record of one of them cannot be read.
+    /// The differences between an attempt at a job, which may have been replaced, and an earlier build; `None` if
+    /// the record of one of them cannot be read.
     ///
     /// Lists of inputs that are stored beside a record are not read: they can be large. Of such builds the files
     /// in the records are compared.
@@ -69,21 +71,37 @@ impl BuildStore {
         &self,
         project: &ProjectName,
         earlier: JobId,
-        later: JobId,
+        later: Attempted,
     ) -> io::Result<Option<Comparison>> {
-        let Some(before) = self.compared(project, earlier)? else {
+        let Some(before) = self.compared(project, earlier, None)? else {
             return Ok(None);
         };
-        let Some(after) = self.compared(project, later)? else {
+        let Some(after) = self.compared(project, later.id, Some(later.number))? else {
             return Ok(None);
         };
         Ok(Some(compare(&before, &after)))
     }
 
-    fn compared(&self, project: &ProjectName, id: JobId) -> io::Result<Option<RecordFile>> {
-        match record::read(&self.layout.pending(project, id))? {
-            Some(found) => Ok(Some(found)),
-            None => record::read(&self.layout.ready(project, id)),
+    /// The record of the current build of a job, or of the attempt with this number.
+    fn compared(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        number: Option<u32>,
+    ) -> io::Result<Option<RecordFile>> {
+        let is_meant = |found: &RecordFile| number.is_none_or(|number| found.view.number == number);
+        for directory in [
+            self.layout.pending(project, id),
+            self.layout.ready(project, id),
+        ] {
+            let found = record::read(&directory)?.filter(is_meant);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        match number {
+            Some(number) => record::read(&self.layout.attempt(project, id, number)),
+            None => Ok(None),
         }
     }
 }

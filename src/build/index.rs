@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::filter::{Filter, Place};
 use super::index_entry::{Group, IndexEntry, Shown};
 use super::interned::Interned;
-use super::neighbours::{self, Neighbours};
+use super::neighbours::{self, Attempted, Neighbours};
 use crate::job::{JobId, JobIdPrefix, Outcome, State, Status};
 use crate::project::ProjectName;
 
@@ -287,9 +287,11 @@ impl Index {
     }
 
     /// The builds around one: of its group, or of its project if it has no group.
-    pub(super) fn neighbours(&self, project: &ProjectName, id: JobId) -> Neighbours {
+    pub(super) fn neighbours(&self, project: &ProjectName, build: Attempted) -> Neighbours {
         let projects = self.lock();
-        let found = projects.get(project).and_then(|builds| builds.around(id));
+        let found = projects
+            .get(project)
+            .and_then(|builds| builds.around(build));
         found.unwrap_or_default()
     }
 
@@ -336,13 +338,19 @@ impl Builds {
         Some(entry)
     }
 
-    /// The builds around one, among the [`BUILDS_PER_LOCK`] before and after it.
-    fn around(&self, id: JobId) -> Option<Neighbours> {
+    /// The builds around one, among the [`BUILDS_PER_LOCK`] before and after it. Around an attempt that was
+    /// replaced, the build that took its place is one of them.
+    fn around(&self, build: Attempted) -> Option<Neighbours> {
         fn of<'a>((key, entry): (&Key, &'a IndexEntry)) -> (JobId, &'a IndexEntry) {
             (key.1, entry)
         }
-        let key = (Reverse(*self.started.get(&id)?), id);
-        let group = &self.order.get(&key)?.group.name;
+        let key = (Reverse(*self.started.get(&build.id)?), build.id);
+        let current = self.order.get(&key)?;
+        let group = &current.group.name;
+        let key = match current.number == build.number {
+            true => key,
+            false => (Reverse(build.started_at), build.id),
+        };
         let older = self.order.range((Excluded(key), Unbounded)).map(of);
         let newer = self.order.range((Unbounded, Excluded(key))).rev().map(of);
         let (older, newer) = (older.take(BUILDS_PER_LOCK), newer.take(BUILDS_PER_LOCK));
@@ -533,9 +541,14 @@ mod tests {
             };
             index.put(place(second, "p", digit), IndexEntry::of(&info, None));
         }
-        let around = |digit| {
+        let attempt = |digit, number, second| {
             let place = place(0, "p", digit);
-            let found = index.neighbours(&place.project, place.id);
+            let attempted = Attempted {
+                id: place.id,
+                number,
+                started_at: Timestamp::from_second(second).unwrap(),
+            };
+            let found = index.neighbours(&place.project, attempted);
             let id = |id: JobId| id.to_string()[..1].to_owned();
             (
                 found.older.map(|build| id(build.id)),
@@ -543,6 +556,7 @@ mod tests {
                 found.last_succeeded.map(id),
             )
         };
+        let around = |digit| attempt(digit, 1, 0);
         let some = |digit: &str| Some(digit.to_owned());
         assert_eq!(around("4"), (some("3"), None, some("1")));
         assert_eq!(around("3"), (some("1"), some("4"), some("1")));
@@ -550,5 +564,8 @@ mod tests {
         // Without a group: the builds of the project.
         assert_eq!(around("5"), (some("4"), None, some("2")));
         assert_eq!(around("9"), (None, None, None));
+        // An attempt that was replaced has those around its own start; the build in its place is one of them.
+        assert_eq!(attempt("4", 2, 0), (None, some("1"), None));
+        assert_eq!(attempt("1", 2, 9), (some("4"), None, some("1")));
     }
 }

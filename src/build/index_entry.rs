@@ -16,6 +16,8 @@ const MAX_SEARCHED_BYTES: usize = 256;
 pub struct IndexEntry {
     /// Its project and group. Builds of one group share it.
     pub(super) group: Arc<Group>,
+    /// Its number among the attempts at its job.
+    pub number: u32,
     /// What it is doing, or how it ended.
     pub status: Status,
     /// It started as a clone of its group's latest.
@@ -53,6 +55,7 @@ impl IndexEntry {
                     .to_lowercase()
                     .into(),
             }),
+            number: info.number,
             status: info.status,
             incremental: info.incremental,
             asked_by: info.asked_by.as_deref().map(Into::into),

@@ -101,7 +101,7 @@ pub use line_times::LineTime;
 pub use listing::Listing;
 pub use log::{BuildLog, LogFollower, LogProgress, text_of};
 pub use masks::{MASK, MaskedNames, Masker, Masks};
-pub use neighbours::{Neighbour, Neighbours};
+pub use neighbours::{Attempted, Neighbour, Neighbours};
 pub use orphans::OrphanedBuild;
 pub use pending::{PendingBuild, User};
 pub use prepare::BaseUse;

@@ -1,13 +1,28 @@
 //! The builds around one: before and after it in its group, and the last one before it that succeeded.
 
+use jiff::Timestamp;
+
 use super::index_entry::IndexEntry;
 use crate::job::{JobId, Outcome, Status};
+
+/// The attempt at a job around which builds are looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempted {
+    /// Its job.
+    pub id: JobId,
+    /// Its number among the attempts at the job.
+    pub number: u32,
+    /// When it started.
+    pub started_at: Timestamp,
+}
 
 /// A build that another one's page links to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
     /// Its id.
     pub id: JobId,
+    /// Its number among the attempts at its job.
+    pub number: u32,
     /// What it is doing, or how it ended.
     pub status: Status,
 }
@@ -32,6 +47,7 @@ pub(super) fn nearest<'a>(
     let is_alike = |entry: &IndexEntry| group.is_empty() || *entry.group.name == *group;
     let neighbour = |(id, entry): (JobId, &IndexEntry)| Neighbour {
         id,
+        number: entry.number,
         status: entry.status,
     };
     let mut older = older.filter(|(_, entry)| is_alike(entry)).peekable();

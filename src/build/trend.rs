@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{BuildStore, Filter, IndexEntry, Neighbours, Newest, Place};
+use super::{Attempted, BuildStore, Filter, IndexEntry, Neighbours, Newest, Place};
 use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
 
@@ -86,8 +86,8 @@ impl BuildStore {
 
     /// The builds around one, as far as the scan has progressed. Of very many builds of other groups between
     /// them, the nearest are searched.
-    pub fn neighbours(&self, project: &ProjectName, id: JobId) -> Neighbours {
-        self.index.neighbours(project, id)
+    pub fn neighbours(&self, project: &ProjectName, build: Attempted) -> Neighbours {
+        self.index.neighbours(project, build)
     }
 
     /// The end of a list of at most `limit` builds; `None` if there are no more.

@@ -9,7 +9,7 @@ use jiff::{Timestamp, ToSpan};
 use super::error::Error;
 use super::reading::Reader;
 use super::service::Scheduler;
-use crate::build::{AnswerStats, Comparison, Neighbours, Secret, Trend};
+use crate::build::{AnswerStats, Attempted, Comparison, Neighbours, Secret, Trend};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -110,7 +110,7 @@ impl Reader {
         })
     }
 
-    /// The builds before and after a build of its group, and how it differs from the last one before it that
+    /// The builds before and after an attempt in its group, and how it differs from the last one before it that
     /// succeeded. That is read only `with_changes`, and missing where a record cannot be read.
     ///
     /// # Errors
@@ -118,15 +118,15 @@ impl Reader {
     pub async fn surroundings(
         &self,
         project: &ProjectName,
-        id: JobId,
+        build: Attempted,
         with_changes: bool,
     ) -> Result<(Neighbours, Option<Comparison>), Error> {
         self.scheduler.0.store.indexed().await;
         let (shared, project) = (self.scheduler.0.clone(), project.clone());
         let reading = self.run_limited(&self.scheduler.0.readers.records, move |_permit| {
-            let around = shared.store.neighbours(&project, id);
+            let around = shared.store.neighbours(&project, build);
             let green = around.last_succeeded.filter(|_| with_changes);
-            let changes = green.and_then(|green| shared.store.compare(&project, green, id).ok());
+            let changes = green.and_then(|green| shared.store.compare(&project, green, build).ok());
             (around, changes.flatten())
         });
         reading.await

@@ -71,7 +71,7 @@ async fn a_build_links_to_its_neighbours_and_says_what_changed_since_the_last_su
     let last = build(&daemon, 4, "g").await;
     let html = page(&daemon, &red).await;
     for (id, rel) in [(&green, "prev"), (&last, "next")] {
-        let link = format!("href=\"/job/tests/{id}\" rel=\"{rel}\"");
+        let link = format!("href=\"/job/tests/{id}?attempt=1\" rel=\"{rel}\"");
         assert!(html.contains(&link), "{link}: {html}");
     }
     assert!(!html.contains(&other), "{html}");
@@ -89,6 +89,61 @@ async fn a_build_links_to_its_neighbours_and_says_what_changed_since_the_last_su
     for id in [&green, &other] {
         assert!(!page(&daemon, id).await.contains("class=\"changes\""));
     }
+}
+
+/// The part of a page between two texts.
+#[track_caller]
+fn between<'a>(html: &'a str, from: &str, to: &str) -> &'a str {
+    let (_, rest) = html
+        .split_once(from)
+        .unwrap_or_else(|| panic!("{from} is not in {html}"));
+    rest.split_once(to).unwrap().0
+}
+
+#[tokio::test]
+async fn the_page_of_an_earlier_attempt_compares_its_own_record_and_links_to_attempts() {
+    let builder = TestDaemon::builder().await;
+    let flag = builder.home.path("fail");
+    let lines = format!("[ ! -e '{}' ] || exit 9", flag.display());
+    let daemon = builder.script("tests", &lines).start().await;
+    let job = |n: u32| json!({"project": "tests", "group": "g", "params": {"n": n.to_string()}});
+    let green = text(&daemon.build(job(1)).await, "ID").to_owned();
+    std::fs::write(&flag, "").unwrap();
+    let red = text(&daemon.build(job(2)).await, "ID").to_owned();
+    std::fs::remove_file(&flag).unwrap();
+    // With another image, and it succeeds.
+    let mut again = job(2);
+    again["rebuild"] = json!(true);
+    assert_eq!(daemon.build(again).await["Number"], 2);
+
+    let html = page(&daemon, &format!("{red}?attempt=1")).await;
+    let changes = between(&html, "class=\"changes\"", "</ul>");
+    assert!(changes.contains("n: 1 → 2"), "{changes}");
+    assert!(!changes.contains("image"), "{changes}");
+    let around = between(&html, "<nav class=\"around\"", "</nav>");
+    let previous = format!("href=\"/job/tests/{green}?attempt=1\" rel=\"prev\"");
+    let next = format!("href=\"/job/tests/{red}?attempt=2\" rel=\"next\"");
+    for link in [&*previous, &next, "succeeded</span> attempt 2 <code>"] {
+        assert!(around.contains(link), "{link}: {around}");
+    }
+    let html = page(&daemon, &green).await;
+    let around = between(&html, "<nav class=\"around\"", "</nav>");
+    assert!(around.contains(&next), "{around}");
+    // Each page reads the log of its own attempt, also while another one takes its place.
+    let html = page(&daemon, &red).await;
+    let log = format!("data-log=\"/log/tests/{red}?attempt=2\"");
+    assert!(html.contains(&log), "{html}");
+    // The failed one is later than the success beside which it failed.
+    std::fs::write(&flag, "").unwrap();
+    let mut again = job(2);
+    again["rebuild"] = json!(true);
+    assert_eq!(daemon.build(again).await["Number"], 3);
+    let html = page(&daemon, &format!("{red}?attempt=3")).await;
+    let changes = between(&html, "class=\"changes\"", "</ul>");
+    assert!(changes.contains("the image is another one"), "{changes}");
+    let around = between(&html, "<nav class=\"around\"", "</nav>");
+    let previous = format!("href=\"/job/tests/{red}?attempt=2\" rel=\"prev\"");
+    assert!(around.contains(&previous), "{around}");
 }
 
 #[tokio::test]

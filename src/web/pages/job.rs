@@ -16,8 +16,9 @@ use super::page::page;
 use super::row::{Progress, expected, group_address, kind, word};
 use super::timeline::{Segment, timeline};
 use crate::budget::Held;
-use crate::build::{BuildInfo, Neighbour, Neighbours, lines};
-use crate::job::{Outcome, Status};
+use crate::build::{Attempted, BuildInfo, Neighbour, Neighbours, lines};
+use crate::job::{Outcome, State, Status};
+use crate::project::ProjectName;
 use crate::read_limiter::ReadPermit;
 use crate::scheduler::Error;
 
@@ -67,7 +68,7 @@ struct Job<'a> {
     /// `None` over TLS.
     command: Option<Command>,
     is_pinned: bool,
-    /// The other executions of the job.
+    /// The other attempts at the job.
     attempts: Attempts,
     log: String,
     is_cut: bool,
@@ -81,16 +82,24 @@ struct Job<'a> {
 
 /// A build of the same group, before or after this one.
 struct Other {
-    id: String,
+    /// Its page; that of the attempt, once it is over.
+    href: String,
     short: String,
+    /// Its number among the attempts at its job.
+    number: u32,
     word: &'static str,
 }
 
-impl From<Neighbour> for Other {
-    fn from(build: Neighbour) -> Other {
+impl Other {
+    fn of(project: &ProjectName, build: Neighbour) -> Other {
+        let page = format!("/job/{project}/{}", build.id);
         Other {
-            id: build.id.to_string(),
+            href: match build.status.state() {
+                State::Pending => page,
+                State::Ready => format!("{page}?attempt={}", build.number),
+            },
             short: build.id.short(),
+            number: build.number,
             word: build.status.as_str(),
         }
     }
@@ -143,7 +152,14 @@ impl Around {
     ) -> Result<Around, ApiError> {
         let (project, id, reader) = (&info.project, info.id, &request.reader);
         let is_over = info.phase().is_none();
-        let (neighbours, found) = reader.surroundings(project, id, is_red(info)).await?;
+        let attempted = Attempted {
+            id,
+            number: info.number,
+            started_at: info.started_at,
+        };
+        let (neighbours, found) = reader
+            .surroundings(project, attempted, is_red(info))
+            .await?;
         let green = neighbours.last_succeeded;
         let all = match info.numbers > 1 {
             true => reader.attempts(project, id).await?,
@@ -183,6 +199,7 @@ impl<'a> Job<'a> {
         });
         // The sentence of a cancelled build says the same again.
         let error = info.error.as_deref().filter(|_| cancelled.is_none());
+        let other = |build| Other::of(&info.project, build);
         let visible = |text: &String| format::visible(text);
         Job {
             word: word(info),
@@ -190,8 +207,8 @@ impl<'a> Job<'a> {
             short: info.id.short(),
             group: format::visible(info.group_name()),
             group_href: group_address(info),
-            older: around.neighbours.older.map(Other::from),
-            newer: around.neighbours.newer.map(Other::from),
+            older: around.neighbours.older.map(other),
+            newer: around.neighbours.newer.map(other),
             error: error.map(format::visible),
             excerpt: excerpt::shown(info, &log),
             cancelled,

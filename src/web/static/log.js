@@ -51,7 +51,7 @@ class View {
         this.#isFollowing = this.isPending;
         this.isAtEnd = false;
         this.path = section.dataset.log;
-        this.job = this.path.replace(/^\/log\//, "/job/");
+        this.job = this.path.replace(/^\/log\//, "/job/").replace(/\?.*/, "");
         this.fold = new Fold(section, () => this.#folded());
         this.silence = new Silence(() => this.#sayState());
         this.#take(this.#blocks());

@@ -57,7 +57,6 @@ fn the_log_of_a_failed_rebuild_stays_and_the_page_names_the_build_that_is_served
     assert_eq!(daemon.submit(job), id);
     daemon.until("slow", &id, "waiting");
     let browser = Browser::at(daemon.address());
-    browser.forgive("status of 412");
     browser.open(&format!("/job/slow/{id}"));
     browser.wait_for_text("#log-status", "Live");
     std::fs::write(daemon.pending("slow", &id).join("data/gate"), "7\n").unwrap();
