@@ -116,7 +116,7 @@ async fn how_jobs_were_answered_is_known_over_a_restart() {
     let html = page(&daemon, "/project/succeed").await;
     assert!(html.contains("3 cached, 0 joined of 4 requests"), "{html}");
     assert!(
-        html.contains("75 %") && html.contains("1 of 1 kept"),
+        html.contains("75 %") && html.contains("1 of 1 builds that are kept"),
         "{html}"
     );
     assert_eq!(
@@ -268,7 +268,7 @@ async fn the_overview_says_who_asked_how_builds_began_and_how_many_failed() {
     daemon.build(json!({"project": "exit-code"})).await;
     let html = page(&daemon, "/").await;
     for what in [
-        "1 of 3 builds failed in 24 h, 1 requests answered without a build today",
+        "1 of 3 builds failed in 24 h, 1 request answered without a build today",
         ">cold</td>",
         ">incremental</td>",
         "data-ago>",
@@ -319,6 +319,29 @@ async fn the_page_of_a_project_has_its_builds_before_the_plot_and_a_form_with_it
     }
     assert!(!html.contains("hunter2") && !form.contains("data-param=\"long\""));
     assert!(html.contains("--group</span> <span>main</span>"), "{html}");
+}
+
+#[tokio::test]
+async fn the_form_of_a_described_project_says_which_value_it_was_not_filled_with() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let described = json!({"params": {"lock": {"required": true}, "n": {}, "other": {}}});
+    let settings = daemon.home.projects().join("succeed/mistry.json");
+    std::fs::write(settings, described.to_string()).unwrap();
+    let params = json!({"n": "1", "lock": "x".repeat(5_000)});
+    daemon
+        .build(json!({"project": "succeed", "params": params}))
+        .await;
+    let html = page(&daemon, "/project/succeed").await;
+    let form = html.split_once("<form id=\"start\"").unwrap().1;
+    let form = form.split_once("</form>").unwrap().0;
+    assert_eq!(form.matches("is not filled in").count(), 1, "{form}");
+    let lock = form.split_once("data-param=\"lock\"").unwrap().1;
+    let lock = lock.split_once("</p>").unwrap().0;
+    assert!(lock.contains("is not filled in"), "{lock}");
+    assert!(
+        !form.contains("xxx") && form.contains("1</textarea>"),
+        "{form}"
+    );
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ pub(super) struct Form {
     pub(super) fields: Vec<Field>,
     /// The project takes any params: rows can be added.
     pub(super) is_free: bool,
-    /// Not all params of the latest build are there.
-    pub(super) has_more: bool,
+    /// What is not in the form; "" if nothing is missing.
+    pub(super) missing: &'static str,
 }
 
 /// A param.
@@ -26,6 +26,8 @@ pub(super) struct Field {
     pub(super) name: String,
     pub(super) description: String,
     pub(super) value: String,
+    /// The latest build has a value that the field cannot be filled with.
+    pub(super) is_left_out: bool,
     pub(super) default: Option<String>,
     /// The values that it may have; none if any.
     pub(super) values: Vec<String>,
@@ -42,17 +44,15 @@ pub(super) fn form(schema: Option<&ParamSchema>, newest: Option<&BuildInfo>) -> 
 }
 
 fn of_schema(schema: &ParamSchema, newest: Option<&BuildInfo>) -> Form {
-    let before = |name: &str| {
-        newest?
-            .params
-            .get(name)?
-            .as_deref()
-            .filter(|value| fits(value))
-    };
+    let before = |name: &str| newest?.params.get(name)?.as_deref();
     let fields = schema.iter().take(MAX_FIELDS).map(|(name, rule)| Field {
         name: name.to_owned(),
         description: format::visible(rule.description.as_deref().unwrap_or_default()),
-        value: before(name).unwrap_or_default().to_owned(),
+        value: before(name)
+            .filter(|value| fits(value))
+            .unwrap_or_default()
+            .to_owned(),
+        is_left_out: before(name).is_some_and(|value| !fits(value)),
         default: rule.default.as_deref().map(format::visible),
         values: rule.values.clone().unwrap_or_default(),
         is_required: rule.required,
@@ -62,7 +62,12 @@ fn of_schema(schema: &ParamSchema, newest: Option<&BuildInfo>) -> Form {
         group: group(newest),
         fields: fields.collect(),
         is_free: false,
-        has_more: schema.iter().count() > MAX_FIELDS,
+        missing: match schema.iter().count() > MAX_FIELDS {
+            true => {
+                "The project takes more params than the form has fields: a build with those is started from a terminal."
+            }
+            false => "",
+        },
     }
 }
 
@@ -89,7 +94,10 @@ fn free(newest: Option<&BuildInfo>) -> Form {
     Form {
         group: group(newest),
         is_free: true,
-        has_more: fields.len() < count,
+        missing: match fields.len() < count {
+            true => "The params of the latest build are too many or too long to be listed here.",
+            false => "",
+        },
         fields,
     }
 }
