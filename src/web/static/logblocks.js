@@ -24,6 +24,8 @@ export class Blocks {
     #letters = 0;
     #coming = new Map();
     #lines = 0;
+    /** Those who wait for a length: `[length, resolve]`. */
+    #awaited = [];
     /** Cuts new output into lines; null for a log that does not grow. */
     #end = null;
 
@@ -102,15 +104,28 @@ export class Blocks {
         return (this.#firsts[block] ?? 0) + bytes.reduce((lines, byte) => lines + (byte === 10), 0);
     }
 
+    /** Resolves when the log has at least this many bytes. */
+    reached(length) {
+        return new Promise((resolve) => {
+            this.#awaited.push([length, resolve]);
+            this.#tell();
+        });
+    }
+
     /** Adds new output of a log that grows. */
     push(bytes) {
         this.#end.push(bytes);
         this.length += bytes.length;
+        this.#tell();
     }
 
     /** The log no longer grows. */
     finish() {
         this.#end?.finish();
+    }
+
+    #tell() {
+        this.#awaited = this.#awaited.filter(([length, resolve]) => length > this.length || resolve());
     }
 
     #blockOf(number) {

@@ -4,6 +4,8 @@ export class Fold {
     #blocks = null;
     /** The number of the container's first line; 0 while it is unknown or nothing is before it. */
     #line = 0;
+    /** The byte that is waited for: the page knows where the container's output begins before it has that output. */
+    #awaited = 0;
     #isFolded = true;
 
     /** `data-runs-from` of the section is the byte at which the container's output begins. */
@@ -13,9 +15,7 @@ export class Fold {
         this.button = document.createElement("button");
         Object.assign(this.button, { id: "log-image", type: "button", className: "log-fold", hidden: true });
         this.button.addEventListener("click", () => this.#set(!this.#isFolded));
-        new MutationObserver(() => this.#blocks && this.measure(this.#blocks).then(onchange, () => {})).observe(section, {
-            attributeFilter: ["data-runs-from"],
-        });
+        new MutationObserver(() => this.#again()).observe(section, { attributeFilter: ["data-runs-from"] });
     }
 
     /** The first line that is shown. */
@@ -27,18 +27,39 @@ export class Fold {
         return this.#isFolded;
     }
 
-    /** Finds the line in these blocks. */
+    /** Finds the line in these blocks, as soon as they reach it. */
     async measure(blocks) {
         this.#blocks = blocks;
         const from = Number(this.section.dataset.runsFrom ?? 0);
-        this.#line = from > 0 ? await blocks.lineAt(from) : 0;
-        this.#draw();
+        if (from > blocks.length) {
+            this.#wait(from);
+            return;
+        }
+        const line = from > 0 ? await blocks.lineAt(from) : 0;
+        if (blocks === this.#blocks) {
+            this.#line = line;
+            this.#draw();
+        }
+    }
+
+    #wait(from) {
+        const blocks = this.#blocks;
+        if (this.#awaited !== from) {
+            this.#awaited = from;
+            blocks.reached(from).then(() => blocks === this.#blocks && this.#again());
+        }
+    }
+
+    #again() {
+        if (this.#blocks) {
+            this.measure(this.#blocks).then(this.onchange, () => {});
+        }
     }
 
     /** Another log, of which nothing is known yet. */
     reset(blocks) {
         delete this.section.dataset.runsFrom;
-        [this.#blocks, this.#line] = [blocks, 0];
+        [this.#blocks, this.#line, this.#awaited] = [blocks, 0, 0];
         this.#draw();
     }
 

@@ -95,6 +95,73 @@ fn a_rebuild_asks_for_the_secrets_that_are_kept_nowhere() {
     browser.end();
 }
 
+/// A build of a group.
+fn grouped(n: u32) -> Value {
+    json!({"project": "succeed", "group": "main", "params": {"n": n.to_string()}})
+}
+
+#[test]
+fn a_cold_build_starts_empty_and_becomes_the_base_of_its_group() {
+    let daemon = Setup::on(Place::Host).fixture("succeed").start();
+    let first = id(&daemon.succeed(grouped(1)));
+    let second = daemon.succeed(grouped(2));
+    assert_eq!(second["Base"], first.as_str());
+    let browser = Browser::at(daemon.address());
+    browser.open(&format!("/job/succeed/{first}"));
+    browser.wait_for(&button("cold"));
+    browser.click(&button("cold"));
+    browser.wait_for_path(&format!("/job/succeed/{first}?attempt=2"));
+    browser.wait_for_text("h1 .outcome", "succeeded");
+    browser.wait_for_text("#summary .attempts", "attempt 2 of 2");
+    let kind =
+        "document.querySelector('#facts').textContent.includes('started empty, as requested')";
+    browser.wait_until(kind);
+    let made = &info(&daemon, "succeed", &first)["BuildInfo"];
+    assert_eq!(
+        (&made["Cold"], &made["Incremental"]),
+        (&json!(true), &json!(false)),
+        "{made:#}"
+    );
+    // It ran without the cache of the first one, and the next build has its cache.
+    browser.wait_for_text("#log .row", "run 1");
+    let third = daemon.succeed(grouped(3));
+    assert_eq!(third["Base"], first.as_str());
+    let log = daemon.get(&format!("/log/succeed/{}?text", id(&third)));
+    assert!(log.text().contains("run 2"), "{}", log.text());
+    browser.end();
+}
+
+#[test]
+fn a_group_is_reset_once_its_reader_is_sure() {
+    let daemon = Setup::on(Place::Host).fixture("succeed").start();
+    let built = id(&daemon.succeed(grouped(1)));
+    let reset = "button[data-do=reset]:not([hidden])";
+    let groups = || daemon.get("/project/succeed?json").json()["Groups"].clone();
+    let browser = Browser::at(daemon.address());
+    browser.open("/project/succeed");
+    browser.wait_for(reset);
+    browser.click(reset);
+    browser.wait_for_text("dialog[open]", "Reset group 'main'?");
+    browser.click("dialog button:last-of-type");
+    browser.wait_until("!document.querySelector('dialog')");
+    assert_eq!(groups(), json!({"main": built}));
+
+    browser.click(reset);
+    browser.wait_for("dialog[open] button[value=yes]");
+    browser.click("dialog button[value=yes]");
+    browser.wait_for_text("main", "None: no build without a group has succeeded");
+    assert_eq!(browser.count(reset), 0);
+    assert_eq!(groups(), json!({}));
+    // Its builds stay, and the next one starts empty.
+    browser.wait_for(&format!("#recent tr[data-job='succeed/{built}']"));
+    let next = daemon.succeed(grouped(2));
+    assert_eq!(
+        (&next["Base"], &next["Incremental"]),
+        (&Value::Null, &json!(false))
+    );
+    browser.end();
+}
+
 #[test]
 fn a_build_is_pinned_and_let_go() {
     let daemon = Setup::on(Place::Host).fixture("succeed").start();

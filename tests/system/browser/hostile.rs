@@ -9,7 +9,7 @@ use crate::support::Place;
 use crate::support::daemon::Setup;
 
 /// Markup that would be noticed if it were parsed: elements of its own, and scripts that print.
-const MARKUP: &str = "</script></pre></textarea><script>window.isTaken = 1</script>\
+pub const MARKUP: &str = "</script></pre></textarea><script>window.isTaken = 1</script>\
     <img src=x onerror='isTaken = 2'><x-hostile><svg/onload=isTaken=3><a href=\"javascript:isTaken=4\">x</a>\
     <style>body{display:none}</style><iframe srcdoc='<script>parent.isTaken=5</script>'></iframe>";
 /// Turns what follows around, hides letters.
@@ -25,7 +25,7 @@ const TAKEN: &str = "[...document.querySelectorAll('x-hostile, img, iframe, scri
     .filter(one => one.getAttribute('src') !== '/static/page.js').map(one => one.outerHTML).concat(window.isTaken ?? [])";
 
 #[track_caller]
-fn nothing_is_taken(browser: &Browser) {
+pub fn nothing_is_taken(browser: &Browser) {
     assert_eq!(browser.eval(TAKEN), json!([]), "{}", browser.path());
     let shown = browser.eval("getComputedStyle(document.body).display");
     assert_eq!(shown, "block", "{}", browser.path());

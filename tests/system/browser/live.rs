@@ -206,6 +206,31 @@ fn the_expected_duration_is_shown_when_similar_builds_are_known() {
     end_on_the_same_page(browser);
 }
 
+/// A build that hangs is noticed by its silence.
+#[test]
+fn the_page_says_how_long_a_build_has_been_silent_until_it_prints_again() {
+    let script = "mkfifo gate
+        echo waiting
+        read -r _ < gate || :
+        echo 'here again'
+        read -r _ < gate || :";
+    let daemon = Setup::on(Place::Host).script("quiet", script).start();
+    let id = daemon.submit(json!({"project": "quiet"}));
+    daemon.until("quiet", &id, "waiting");
+    let browser = Browser::at(daemon.address());
+    browser.open(&format!("/job/quiet/{id}"));
+    // What was before the page was opened is not known.
+    browser.wait_for_text("#log-status", "Live, silent for more than 1");
+    daemon.release("quiet", &id);
+    browser.wait_for_text("#log .row", "here again");
+    browser.wait_until("document.querySelector('#log-status').textContent === 'Live'");
+    browser.wait_for_text("#log-status", "Live, silent for 1");
+    daemon.release("quiet", &id);
+    browser.wait_for_text("h1 .outcome", "succeeded");
+    browser.wait_until("document.querySelector('#log-status').textContent === ''");
+    browser.end();
+}
+
 /// A browser keeps pages for the back button, and has six connections to a server.
 #[test]
 fn pages_that_were_left_hold_no_connection_and_are_live_again_on_return() {

@@ -279,6 +279,15 @@ impl Browser {
         self.has_scripts.set(is_allowed);
     }
 
+    /// A script that runs in each page that is opened from now on, before the page's own scripts.
+    #[track_caller]
+    pub fn run_first(&self, script: &str) {
+        self.session.command(
+            "Page.addScriptToEvaluateOnNewDocument",
+            &json!({"source": script}),
+        );
+    }
+
     /// What is in the window, as a PNG.
     #[track_caller]
     pub fn screenshot(&self, file: &Path) {
