@@ -8,6 +8,9 @@ environment := $(or $(MISTRY_TEST_ENVIRONMENT),$(or $(TMPDIR),/tmp)/mistry-envir
 # The scripts find by this variable what is up already.
 with := $(if $(wildcard $(environment)/environment),MISTRY_TEST_ENVIRONMENT="$(environment)") tests/environment/with
 
+# Where `make screenshots` leaves them.
+pictures := $(abspath $(or $(MISTRY_SCREENSHOTS),$(or $(CARGO_TARGET_DIR),target)/screenshots))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo check test soak bench screenshots environment clean-environment deb
 
@@ -36,8 +39,9 @@ soak: ## all tests, with many more repetitions; then the fuzz targets and the HT
 bench: ## measure, and compare each figure with a reference
 	$(with) $(CARGO) bench --locked
 
-screenshots: ## take the pictures in docs/screenshots/ again: needs a Docker Engine and a browser
-	MISTRY_SCREENSHOTS="$(CURDIR)/docs/screenshots" $(with) --few $(CARGO) test --locked --test system browser::screenshots
+screenshots: ## take pictures of all pages into target/screenshots, and from there those in docs/: needs a Docker Engine and a browser
+	MISTRY_SCREENSHOTS="$(pictures)" $(with) --few $(CARGO) test --locked --test system browser::screenshots
+	cd "$(pictures)" && cp $(notdir $(wildcard docs/screenshots/*.png)) "$(CURDIR)/docs/screenshots/"
 
 deb: ## build the Debian packages mistryd and mistry into target/deb/
 	@CARGO="$(CARGO)" packaging/build

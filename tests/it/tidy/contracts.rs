@@ -228,6 +228,24 @@ fn every_key_is_tried_with_a_wrong_value() {
     assert_none(&differences(names, [&known, &tried]));
 }
 
+/// The pictures that documents show and those that are there, where they differ.
+fn pictures(documents: &[String], kept: &BTreeSet<String>) -> Vec<String> {
+    let shown = documents
+        .iter()
+        .flat_map(|text| text.split("screenshots/").skip(1));
+    let shown = shown.filter_map(|rest| rest.split_once(".png"));
+    let shown = shown.map(|(name, _)| format!("{name}.png")).collect();
+    differences(["docs/screenshots", "a document"], [kept, &shown])
+}
+
+#[test]
+fn every_picture_and_no_other_is_shown_by_a_document() {
+    let kept = std::fs::read_dir(root().join("docs/screenshots")).unwrap();
+    let kept = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let documents = ["README.md", "docs/operations.md", "docs/ARCHITECTURE.md"].map(read);
+    assert_none(&pictures(&documents, &kept.collect()));
+}
+
 #[test]
 fn every_verb_is_in_the_readme() {
     let verbs = read("src/cli/mod.rs");
@@ -284,6 +302,10 @@ fn these_checks_can_fail() {
         differences(["", ""], [&routed(routes), &documented]).len(),
         3
     );
+
+    let kept = BTreeSet::from(["a.png", "b.png"].map(str::to_owned));
+    let shown = "![x](docs/screenshots/a.png) ![y](docs/screenshots/c.png)".to_owned();
+    assert_eq!(pictures(&[shown], &kept).len(), 2);
 
     let code = "pub struct A {\n    pub one: B,\n    #[serde(x)]\n    two_three: C<D>,\n}\nstruct E {\n f: G,\n}";
     assert_eq!(

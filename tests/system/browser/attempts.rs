@@ -1,4 +1,4 @@
-//! The executions of one job: the page of a failed one after the job was built again, and its log.
+//! The attempts at one job: the page of a failed one after the job was built again, and its log.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::support::Place;
 use crate::support::daemon::Setup;
 
 #[test]
-fn a_page_names_its_execution_and_shows_it_after_the_job_was_built_again() {
+fn a_page_names_its_attempt_and_shows_it_after_the_job_was_built_again() {
     let daemon = Setup::on(Place::Host).fixture("slow").start();
     let job = || json!({"project": "slow", "params": {"name": "moody"}});
     let id = daemon.submit(job());
@@ -17,7 +17,7 @@ fn a_page_names_its_execution_and_shows_it_after_the_job_was_built_again() {
     browser.wait_for_text("#log-status", "Live");
     std::fs::write(daemon.pending("slow", &id).join("data/gate"), "7\n").unwrap();
     browser.wait_for_text("h1 .outcome", "failed with exit code 7");
-    // From its end on, the address names this execution.
+    // From its end on, the address names this attempt.
     browser.wait_until("location.search === '?attempt=1'");
 
     assert_eq!(daemon.submit(job()), id);

@@ -19,6 +19,10 @@ const STRETCH: i64 = 40;
 /// Builds of the project whose history is shown.
 const HISTORY: u32 = 8;
 
+/// A step of an image that fails.
+const BROKEN_STEP: &str =
+    r#"["/bin/busybox", "sh", "-c", "echo 'E: Unable to locate package gcc-riscv'; exit 100"]"#;
+
 /// What the containers of each project do.
 const SCRIPTS: [(&str, &str); 4] = [
     ("assets", include_str!("scene/assets.sh")),
@@ -34,8 +38,14 @@ pub struct Scene {
     pub succeeded: String,
     /// A build of `checks` that has failed.
     pub failed: String,
+    /// A build of `checks` that failed twice.
+    pub repeated: String,
+    /// A build of `tools` whose image could not be built.
+    pub broken: String,
     /// A build of `firmware` that runs until [`Scene::release`].
     pub running: String,
+    /// A build of `docs` that waits for a slot.
+    pub waiting: String,
 }
 
 impl Scene {
@@ -44,6 +54,10 @@ impl Scene {
         let setup = SCRIPTS.iter().fold(setup, |setup, (project, script)| {
             setup.script(project, script)
         });
+        let setup = setup.script("tools", "");
+        let dockerfile = setup.home().join("projects/tools/Dockerfile");
+        let text = fs::read_to_string(&dockerfile).unwrap();
+        fs::write(dockerfile, format!("{text}RUN {BROKEN_STEP}\n")).unwrap();
         let mut daemon = setup.start();
 
         let assets = |n: u32| {
@@ -66,20 +80,28 @@ impl Scene {
         daemon.succeed(json!({"project": "checks", "params": {"revision": "first"}}));
         let failed =
             daemon.build(json!({"project": "checks", "params": {"revision": revision(21)}}));
+        let broken = daemon.post("/jobs", &json!({"project": "tools"}));
+        let broken = broken.json()["job"].as_str().unwrap().to_owned();
         daemon.succeed(json!({"project": "docs", "params": {"version": "2.5"}}));
 
         daemon.end();
         age(&daemon.builds());
         daemon.start();
+        let repeated = json!({"project": "checks", "params": {"revision": revision(34)}});
+        daemon.build(repeated.clone());
+        let repeated = id(&daemon.build(repeated));
         let running = daemon.submit(json!({"project": "firmware", "params": {"board": "rev-c"}}));
         daemon.until("firmware", &running, "waiting for the signature");
         daemon.submit(assets(HISTORY));
-        daemon.submit(json!({"project": "docs", "params": {"version": "2.6"}}));
+        let waiting = daemon.submit(json!({"project": "docs", "params": {"version": "2.6"}}));
         Scene {
             daemon,
             succeeded,
             failed: id(&failed),
+            repeated,
+            broken,
             running,
+            waiting,
         }
     }
 

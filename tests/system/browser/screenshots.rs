@@ -1,20 +1,163 @@
-//! The pictures in `docs/screenshots/`, taken anew by `make screenshots`; every `make test` takes them
-//! too and throws them away, so that they can be taken at any time.
+//! Pictures of every page, wide and narrow, light and dark: `make screenshots` keeps them below the target
+//! directory, and takes those in `docs/screenshots/` from there. Every `make test` takes them too and throws
+//! them away, so that they can be taken at any time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use mistry::web::{Scope, Token};
+use serde_json::json;
 
 use super::pages::beyond_the_window;
 use super::scene::Scene;
 use super::support::Browser;
+use crate::support::Place;
+use crate::support::daemon::{Daemon, Setup};
 
-/// All of them together; they are in every clone.
-const MAX_BYTES: u64 = 1_500_000;
+/// The pictures that documents show; they are in every clone.
+const MAX_BYTES: u64 = 600_000;
 /// A telephone held upright.
 const NARROW: (u32, u32) = (390, 844);
 const WIDE: (u32, u32) = (1280, 800);
 
-/// A picture: its file's name, the page's path, and where in it which text must be seen.
-type View<'a> = (&'a str, String, &'a str, &'a str);
+/// A picture of a page.
+struct View {
+    /// The beginning of its file's name.
+    name: &'static str,
+    path: String,
+    /// Where in the page which text must be seen before it is taken.
+    place: &'static str,
+    seen: &'static str,
+    /// What is clicked before.
+    clicked: Option<&'static str>,
+}
+
+fn view(
+    name: &'static str,
+    path: impl Into<String>,
+    place: &'static str,
+    seen: &'static str,
+) -> View {
+    View {
+        name,
+        path: path.into(),
+        place,
+        seen,
+        clicked: None,
+    }
+}
+
+/// The pages of a server with builds.
+fn views(scene: &Scene) -> Vec<View> {
+    let (succeeded, failed) = (&scene.succeeded, &scene.failed);
+    let (running, waiting, broken) = (&scene.running, &scene.waiting, &scene.broken);
+    let log = "#log .row";
+    let (form, files) = (
+        "#start:not([hidden])",
+        format!("/artifacts/assets/{succeeded}"),
+    );
+    vec![
+        view("overview", "/", "#link", "● live"),
+        view("filtered", "/?outcome=failed", "#link", "● live"),
+        view(
+            "running",
+            format!("/job/firmware/{running}"),
+            log,
+            "waiting for the signature",
+        ),
+        view("waiting", format!("/job/docs/{waiting}"), "h1", "queued"),
+        view(
+            "succeeded",
+            format!("/job/assets/{succeeded}"),
+            log,
+            "successfully",
+        ),
+        view(
+            "failed",
+            format!("/job/checks/{failed}"),
+            log,
+            "prices::have_a_currency",
+        ),
+        view(
+            "broken",
+            format!("/job/tools/{broken}"),
+            log,
+            "Unable to locate",
+        ),
+        view(
+            "attempt",
+            format!("/job/checks/{}?attempt=1", scene.repeated),
+            log,
+            "running 6 tests",
+        ),
+        view("project", "/project/assets", "[data-copy] + button", "Copy"),
+        View {
+            clicked: Some("button[data-do=start]"),
+            ..view("form", "/project/assets", form, "Build")
+        },
+        view("projects", "/projects", "main", "firmware"),
+        view("host", "/status", "#actions", "Pause"),
+        view("artifacts", format!("{files}/"), "main", "index.html"),
+        view(
+            "file",
+            format!("{files}/index.html?view"),
+            "main",
+            "doctype",
+        ),
+        view(
+            "picture",
+            format!("{files}/static/logo.svg?view"),
+            "main",
+            "logo.svg",
+        ),
+        view("refused", "/project/nothing", "main", "nothing"),
+    ]
+}
+
+/// A server without builds, and one that shows nothing without a token.
+fn others() -> [(Daemon, View); 2] {
+    let empty = Setup::on(Place::Host).start();
+    let guarded = json!({"auth_tokens_file": "tokens", "public": "none"});
+    let guarded = Setup::on(Place::Host).config(guarded);
+    let token = Token::of("root", vec![Scope::Admin], "a-secret");
+    std::fs::write(guarded.home().join("tokens"), format!("{token}\n")).unwrap();
+    [
+        (empty, view("empty", "/", "#link", "● live")),
+        (guarded.start(), view("sign-in", "/", "form", "Token")),
+    ]
+}
+
+/// Takes each view in both widths and colour schemes; the bytes of those that documents show.
+fn take(browser: &Browser, directory: &Path, views: &[View]) -> u64 {
+    let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/screenshots");
+    let mut bytes = 0;
+    for (size, narrow) in [(WIDE, ""), (NARROW, "-narrow")] {
+        browser.resize(size.0, size.1);
+        for (is_dark, dark) in [(false, ""), (true, "-dark")] {
+            browser.dark(is_dark);
+            for view in views {
+                browser.open(&view.path);
+                if let Some(clicked) = view.clicked {
+                    browser.wait_for(&format!("{clicked}:not([hidden])"));
+                    browser.click(clicked);
+                }
+                browser.wait_for_text(view.place, view.seen);
+                let beyond = beyond_the_window(browser);
+                let path = &view.path;
+                assert!(
+                    beyond.is_empty(),
+                    "'{path}' is wider than its window: {beyond:#?}"
+                );
+                let name = format!("{}{narrow}{dark}.png", view.name);
+                let file = directory.join(&name);
+                browser.screenshot(&file);
+                if documents.join(&name).exists() {
+                    bytes += std::fs::metadata(&file).unwrap().len();
+                }
+            }
+        }
+    }
+    bytes
+}
 
 #[test]
 fn every_page_is_fit_to_be_seen() {
@@ -24,62 +167,17 @@ fn every_page_is_fit_to_be_seen() {
     let directory = kept.unwrap_or_else(|| thrown_away.path().to_owned());
     std::fs::create_dir_all(&directory).unwrap();
     let scene = Scene::set();
-    let (succeeded, failed, running) = (&scene.succeeded, &scene.failed, &scene.running);
-    let log = "#log .row";
-    let views: [View; 6] = [
-        ("overview", "/".to_owned(), "#link", "● live"),
-        (
-            "running",
-            format!("/job/firmware/{running}"),
-            log,
-            "waiting for the signature",
-        ),
-        (
-            "failed",
-            format!("/job/checks/{failed}"),
-            log,
-            "prices::have_a_currency",
-        ),
-        (
-            "project",
-            "/project/assets".to_owned(),
-            "[data-copy] + button",
-            "Copy",
-        ),
-        (
-            "artifacts",
-            format!("/artifacts/assets/{succeeded}/"),
-            "main",
-            "index.html",
-        ),
-        ("host", "/status".to_owned(), "#actions", "Pause"),
-    ];
-
     let browser = Browser::at(scene.daemon.address());
-    let mut bytes = 0;
-    let mut take = |name: &str, (_, path, place, seen): &View| {
-        browser.open(path);
-        browser.wait_for_text(place, seen);
-        let beyond = beyond_the_window(&browser);
-        assert!(
-            beyond.is_empty(),
-            "'{path}' is wider than its window: {beyond:#?}"
-        );
-        let file = directory.join(format!("{name}.png"));
-        browser.screenshot(&file);
-        bytes += std::fs::metadata(&file).unwrap().len();
-    };
-    for view in &views {
-        take(view.0, view);
-    }
-    browser.dark(true);
-    take("overview-dark", &views[0]);
-    take("failed-dark", &views[2]);
-    browser.dark(false);
-    browser.resize(NARROW.0, NARROW.1);
-    take("overview-narrow", &views[0]);
-    browser.resize(WIDE.0, WIDE.1);
+    let bytes = take(&browser, &directory, &views(&scene));
     assert!(bytes < MAX_BYTES, "the pictures take {bytes} bytes");
     scene.release();
+    // The browser reports the page that is not there.
+    browser.forgive("status of 404");
     browser.end();
+    for (daemon, view) in others() {
+        let browser = Browser::at(daemon.address());
+        take(&browser, &directory, &[view]);
+        browser.forgive("status of 401");
+        browser.end();
+    }
 }
