@@ -1,4 +1,4 @@
-//! The executions of a build's job, on its page: attempt n of m, with links to the others.
+//! The attempts at a build's job, on its page: attempt n of m, with links to the others.
 
 use askama::Template;
 
@@ -7,10 +7,10 @@ use crate::build::{Attempt, BuildInfo};
 use crate::job::{JobId, Outcome, State};
 use crate::project::ProjectName;
 
-/// Executions that a page links to: a line or two.
+/// Attempts that a page links to: a line or two.
 const MAX_SHOWN: usize = 12;
 
-/// What the page of a build shows of the other executions of its job.
+/// What the page of a build shows of the other attempts at its job.
 #[derive(Debug, Template)]
 #[template(path = "attempts.html")]
 pub(super) struct Attempts {
@@ -21,18 +21,18 @@ pub(super) struct Attempts {
     is_flaky: bool,
     /// Newest first.
     shown: Vec<Shown>,
-    /// Executions that are there besides these.
+    /// Attempts that are there besides these.
     more: usize,
     /// The latest rebuild, if it failed beside the build of the page.
     failed: Option<FailedRebuild>,
-    /// The page is about an execution of which only the record and the log are kept.
+    /// The page is about an attempt of which only the record and the log are kept.
     pub(super) is_kept: bool,
 }
 
 #[derive(Debug)]
 struct Shown {
     number: u32,
-    /// Its outcome, or `pending`.
+    /// Its outcome, or `active`.
     word: &'static str,
     started: String,
 }
@@ -46,7 +46,7 @@ struct FailedRebuild {
 }
 
 impl Attempts {
-    /// The executions `all` of the job of `info`, newest first.
+    /// The attempts `all` at the job of `info`, newest first.
     pub(super) fn of(info: &BuildInfo, all: &[Attempt]) -> Attempts {
         let this = all.iter().find(|attempt| attempt.number == info.number);
         let is_served = this.is_some_and(|attempt| attempt.is_served);
@@ -54,7 +54,7 @@ impl Attempts {
         let failed = latest.filter(|latest| is_served && latest.number > info.number);
         let shown = all.iter().take(MAX_SHOWN).map(|attempt| Shown {
             number: attempt.number,
-            word: attempt.outcome.map_or("pending", Outcome::as_str),
+            word: attempt.outcome.map_or("active", Outcome::as_str),
             started: format::utc(attempt.started_at),
         });
         Attempts {

@@ -122,6 +122,7 @@ async fn day(
     };
     Ok(match cached {
         0 => builds,
+        1 => format!("{builds}, 1 request answered without a build today"),
         _ => format!("{builds}, {cached} requests answered without a build today"),
     })
 }

@@ -22,7 +22,7 @@ struct Row {
     project: ProjectName,
     id: JobId,
     short: String,
-    /// Its number among the executions of its job.
+    /// Its number among the attempts at its job.
     number: u32,
     is_flaky: bool,
     /// Phase or outcome, in a word that is also its class.
@@ -172,9 +172,5 @@ fn summary(info: &BuildInfo) -> String {
         let value: String = value.chars().take(MAX_SUMMARY).collect();
         summary.push_str(&format!("{name}={} ", format::visible(&value)));
     }
-    let cut = summary.char_indices().nth(MAX_SUMMARY).map(|(at, _)| at);
-    match cut {
-        Some(at) => format!("{}…", &summary[..at]),
-        None => summary.trim_end().to_owned(),
-    }
+    format::cut(summary.trim_end(), MAX_SUMMARY)
 }

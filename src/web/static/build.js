@@ -119,7 +119,7 @@ async function refresh(page) {
     if ("live" in summary.dataset) {
         return true;
     }
-    // From now on the address names this execution, also when the job is built again.
+    // From now on the address names this attempt, also when the job is built again.
     query.delete("log");
     query.set("attempt", summary.dataset.attempt);
     history.replaceState(null, "", `?${query}${location.hash}`);
