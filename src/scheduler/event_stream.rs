@@ -48,7 +48,7 @@ pub enum StreamEvent {
 }
 
 /// A change of a job is an event when this key changes.
-type ChangeKey = (Option<Phase>, u32, bool, bool);
+type ChangeKey = (Option<Phase>, u32, bool, bool, bool);
 
 type Following = Pin<Box<dyn Future<Output = (JobObserver, ChangeKey, Result<(), Error>)> + Send>>;
 
@@ -270,12 +270,13 @@ impl EventStream {
     fn push_change(&mut self, mut job: JobObserver, resume_from: Option<ChangeKey>) {
         let (is_over, info) = job.snapshot();
         let state = info.as_ref().map(|info| {
-            let is_known = info.image.is_some();
             (
                 info.phase(),
                 info.joined,
                 info.cancelled.is_some(),
-                is_known,
+                info.image.is_some(),
+                // The part of the log that built the image ends there.
+                info.log_runs_from.is_some(),
             )
         });
         if is_over {
