@@ -89,10 +89,15 @@ impl Reader {
         number: u32,
         from: u64,
     ) -> Result<LogFollower, Error> {
-        let active = self.active_info(project, id).await;
-        if active.is_some_and(|active| active.number == number) {
-            return self.follow(project, id, from).await;
-        }
+        // Not by the address of the job: while an attempt takes the place of another one, that has the log of
+        // the other one for a moment.
+        let progress = match self.scheduler.handle(project, id).await {
+            Some(mut active) if active.now().is_some_and(|now| now.number == number) => {
+                active.accepted().await?;
+                active.log()
+            }
+            _ => None,
+        };
         let (shared, project, limiter) =
             (self.scheduler.0.clone(), project.clone(), self.limiter());
         let opening = self.read(move || {
@@ -107,7 +112,7 @@ impl Reader {
                 if !path.is_file() {
                     continue;
                 }
-                match LogFollower::open(&path, from, None, limiter.clone()) {
+                match LogFollower::open(&path, from, progress.clone(), limiter.clone()) {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     other => return other.map_err(Error::Log),
                 }
