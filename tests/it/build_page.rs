@@ -161,6 +161,29 @@ async fn the_command_that_builds_the_same_job_again_has_its_values_and_no_secret
 }
 
 #[tokio::test]
+async fn a_build_that_waits_for_a_slot_has_no_start_yet() {
+    let builder = TestDaemon::builder().await.fixture("slow").slots(1);
+    let daemon = builder.start().await;
+    let mut pages = Vec::new();
+    for n in ["first", "second"] {
+        let job = json!({"project": "slow", "params": {"n": n}});
+        let id = daemon.submit(job).await;
+        if n == "first" {
+            daemon.home.engine.wait_for("start", 1).await;
+        }
+        let ask = Ask::get(format!("/job/slow/{id}")).with("accept", "text/html,*/*;q=0.8");
+        pages.push((daemon.ask(ask).await.expect(200).text(), id));
+    }
+    let has_start = |at: usize| pages[at].0.contains("<dt>Started</dt>");
+    assert!(has_start(0) && !has_start(1), "{}", pages[1].0);
+    for (_, id) in pages.iter().rev() {
+        let path = format!("/job/slow/{id}/cancel");
+        daemon.post(path, &json!({})).await.expect(202);
+        daemon.wait("slow", id).await;
+    }
+}
+
+#[tokio::test]
 async fn the_reason_of_a_cancelled_build_is_shown_once() {
     let daemon = TestDaemon::with(&["slow"]).await;
     let id = daemon.submit(json!({"project": "slow"})).await;

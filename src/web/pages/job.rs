@@ -17,7 +17,7 @@ use super::row::{Progress, expected, group_address, kind, word};
 use super::timeline::{Segment, timeline};
 use crate::budget::Held;
 use crate::build::{Attempted, BuildInfo, Neighbour, Neighbours, lines};
-use crate::job::{Outcome, State, Status};
+use crate::job::{Outcome, Phase, State, Status};
 use crate::project::ProjectName;
 use crate::read_limiter::ReadPermit;
 use crate::scheduler::Error;
@@ -254,9 +254,11 @@ fn icon(info: &BuildInfo) -> &'static str {
 
 /// The times of a build: a label, and the time for `datetime` and for users.
 fn times(info: &BuildInfo) -> Vec<(&'static str, String, String)> {
+    // Until it has a slot, its start is the time of its acceptance.
+    let is_queued = info.phase() == Some(Phase::Queued);
     let times = [
         ("Queued", info.queued_at),
-        ("Started", Some(info.started_at)),
+        ("Started", (!is_queued).then_some(info.started_at)),
         ("Ended", info.finished_at),
     ];
     times
