@@ -27,7 +27,7 @@ struct View {
     /// Where in the page which text must be seen before it is taken.
     place: &'static str,
     seen: &'static str,
-    /// What is clicked before.
+    /// What is clicked then.
     clicked: Option<&'static str>,
 }
 
@@ -51,10 +51,10 @@ fn views(scene: &Scene) -> Vec<View> {
     let (succeeded, failed) = (&scene.succeeded, &scene.failed);
     let (running, waiting, broken) = (&scene.running, &scene.waiting, &scene.broken);
     let log = "#log .row";
-    let (form, files) = (
-        "#start:not([hidden])",
-        format!("/artifacts/assets/{succeeded}"),
-    );
+    let files = format!("/artifacts/assets/{succeeded}");
+    let attempt = format!("/job/checks/{}?attempt=1", scene.repeated);
+    // A red page opens at the end of its log; a button leads to its top.
+    let to_top = Some("#log-why");
     vec![
         view("overview", "/", "#link", "● live"),
         view("filtered", "/?outcome=failed", "#link", "● live"),
@@ -77,22 +77,23 @@ fn views(scene: &Scene) -> Vec<View> {
             log,
             "prices::have_a_currency",
         ),
-        view(
-            "broken",
-            format!("/job/tools/{broken}"),
-            log,
-            "Unable to locate",
-        ),
-        view(
-            "attempt",
-            format!("/job/checks/{}?attempt=1", scene.repeated),
-            log,
-            "running 6 tests",
-        ),
+        View {
+            clicked: to_top,
+            ..view(
+                "broken",
+                format!("/job/tools/{broken}"),
+                log,
+                "Unable to locate",
+            )
+        },
+        View {
+            clicked: to_top,
+            ..view("attempt", attempt, log, "running 6 tests")
+        },
         view("project", "/project/assets", "[data-copy] + button", "Copy"),
         View {
             clicked: Some("button[data-do=start]"),
-            ..view("form", "/project/assets", form, "Build")
+            ..view("form", "/project/assets", "#actions", "Start a build")
         },
         view("projects", "/projects", "main", "firmware"),
         view("host", "/status", "#actions", "Pause"),
@@ -136,11 +137,10 @@ fn take(browser: &Browser, directory: &Path, views: &[View]) -> u64 {
             browser.dark(is_dark);
             for view in views {
                 browser.open(&view.path);
+                browser.wait_for_text(view.place, view.seen);
                 if let Some(clicked) = view.clicked {
-                    browser.wait_for(&format!("{clicked}:not([hidden])"));
                     browser.click(clicked);
                 }
-                browser.wait_for_text(view.place, view.seen);
                 let beyond = beyond_the_window(browser);
                 let path = &view.path;
                 assert!(
