@@ -25,6 +25,9 @@ async fn mistryd_gc_does_it_with_and_without_a_daemon() {
     let ended = mistryd(&home, &[]).await;
     assert_eq!(ended.status, 0, "{ended:?}");
     assert!(ended.stdout.contains("no rule says"), "{ended:?}");
+    // Who asks what would go is refused, as by `mistry gc`.
+    let dry = mistryd(&home, &["--dry-run"]).await;
+    assert_eq!((dry.status, &dry.stdout), (3, &ended.stdout), "{dry:?}");
     std::fs::write(home.path("tokens"), "").unwrap();
     let config = json!({"gc": {"max_age": "7d12h"}, "auth_tokens_file": "tokens"});
     home.configure(&config);

@@ -516,11 +516,14 @@ async fn every_post_answers_as_declared() {
     let grouped = server.fits(jobs(grouped), 201).await.json();
     let loose = format!("/{}?base", grouped["URL"].as_str().unwrap());
     let about = "/project/{project}/groups/reset";
-    for (path, body, status) in [
-        ("/project/good/groups/reset", r#"{"group": "reset"}"#, 204),
-        ("/project/good/groups/reset", r#"{"group": "reset"}"#, 404),
+    for (body, status) in [
+        (r#"{"group": "reset"}"#, 204),
+        (r#"{"group": "reset"}"#, 404),
+        (r#"{"group": 1}"#, 400),
+        (r#"{"group": "a\nb"}"#, 422),
     ] {
-        server.fits(post(about, path, body), status).await;
+        let reset = post(about, "/project/good/groups/reset", body);
+        server.fits(reset, status).await;
     }
     let lost = format!("{unknown}/pin");
     for (about, method, path, status) in [

@@ -74,8 +74,9 @@ async fn an_address_in_use_is_reported_and_nothing_is_lost() {
     let mut second = other.mistryd();
     second.args(["--addr", &address]);
     let ended = run(second).await;
+    let sentence = format!("could not listen on '{address}' (--addr takes another address): ");
     assert!(
-        ended.status > 0 && ended.stderr.contains(&address),
+        ended.status == 1 && ended.stderr.contains(&sentence),
         "{ended:?}"
     );
     first.at.ask(Ask::get("/healthz")).await.expect(200);
