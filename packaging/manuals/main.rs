@@ -74,12 +74,20 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
 
     page.section("Configuration");
     page.blocks(operations.before("Configuration", "key of `mistry.json`")?);
-    page.words("A project can override some keys in its mistry.json(5).");
+    page.words(
+        "A project can override some keys in its mistry.json(5), which also describes its params and what is \
+         secret among them.",
+    );
     for (title, section) in [
         ("Installed from the packages", "Installed from the packages"),
         ("systemd", "systemd"),
+        ("Containers", "Containers"),
+        ("Listening and TLS", "Listening, hosts, TLS"),
         ("Tokens", "Tokens"),
+        ("The bus", "The bus"),
+        ("Pausing", "Pausing"),
         ("Disk", "Disk"),
+        ("Garbage collection", "Garbage collection"),
         ("Log", "Log"),
     ] {
         page.section(title);
@@ -230,6 +238,10 @@ fn settings(operations: &Paper) -> Result<String> {
          refused with a sentence that names the key and what was expected. Durations are written as `500ms`, \
          `90s`, `15m`, `2h30m`, `7d`; sizes `512M`, `20G` (powers of 1024).",
     );
+    for title in ["Params of a project", "Secrets"] {
+        page.section(title);
+        page.blocks(operations.section(title)?);
+    }
     page.section("Examples");
     page.words("A build that needs no network, little memory, and a cache of this host:");
     page.code(

@@ -244,6 +244,30 @@ fn the_manual_is_whole() {
             .replace("\\fB", "")
             .replace("\\fR", "")
     };
+    for (name, titles) in [
+        (
+            "mistryd.8",
+            &[
+                "CONTAINERS",
+                "LISTENING AND TLS",
+                "TOKENS",
+                "THE BUS",
+                "PAUSING",
+                "GARBAGE COLLECTION",
+            ][..],
+        ),
+        ("mistry.json.5", &["PARAMS OF A PROJECT", "SECRETS"]),
+    ] {
+        let text = page(name);
+        let heads = text.lines().filter_map(|line| line.strip_prefix(".SH "));
+        let heads: Vec<&str> = heads.map(|head| head.trim_matches('"')).collect();
+        for title in titles {
+            assert!(
+                heads.contains(title),
+                "{name} has no section {title}: {heads:?}"
+            );
+        }
+    }
     let sample: Value = serde_json::from_str(&read("config.sample.json")).unwrap();
     let daemon = page("mistryd.8");
     for key in sample.as_object().unwrap().keys() {
