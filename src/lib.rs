@@ -1,7 +1,7 @@
 //! mistry: a general-purpose build server.
 //!
-//! A *project* is a directory with a Dockerfile. A *job* requests it with params; a *build* is one execution
-//! of a job, in a container, and its directory on disk. A job that was built is answered from its build; a
+//! A *project* is a directory with a Dockerfile. A *job* requests it with params; a *build* is one attempt
+//! at a job, in a container, and its directory on disk. A job that was built is answered from its build; a
 //! job that is being built is waited for; builds of a *group* start as a clone of its latest build.
 //! `docs/ARCHITECTURE.md` has the terms, the dependency rules and the invariants; a test checks the code
 //! against its tables.

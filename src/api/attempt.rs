@@ -1,16 +1,16 @@
-//! The executions of one job, in a list.
+//! The attempts at one job, in a list.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Outcome, State};
 
-/// One execution of a job: an element of `GET /job/P/ID/attempts`.
+/// One attempt at a job: an element of `GET /job/P/ID/attempts`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Attempt"))]
 #[serde(rename_all = "PascalCase")]
 pub struct AttemptView {
-    /// Its number among the executions of the job, from 1.
+    /// Its number among the attempts at the job, from 1.
     pub number: u32,
     /// Pending or ready.
     pub state: State,

@@ -134,13 +134,13 @@ pub struct BuildView {
     pub phase: Option<Phase>,
     /// The outcome, once ready.
     pub outcome: Option<Outcome>,
-    /// How often this execution was begun, from 1: it is begun again if its container is lost.
+    /// How often this attempt was begun, from 1: it is begun again if its container is lost. Not its number.
     pub attempt: u32,
-    /// Which execution of its job this is, from 1: "attempt n of m".
+    /// Which attempt at its job this is, from 1: "attempt n of m".
     pub number: u32,
     /// The highest number of its job so far.
     pub numbers: u32,
-    /// Executions of this job that are kept have both succeeded and failed.
+    /// Attempts at this job that are kept have both succeeded and failed.
     pub flaky: bool,
     /// When the job was accepted.
     pub queued_at: Option<Timestamp>,
@@ -150,13 +150,13 @@ pub struct BuildView {
     pub phases: Phases,
     /// The image's id.
     pub image: Option<String>,
-    /// The id of the last attempt's container, which is removed when the build is finished.
+    /// The id of its container (the last one, if it was begun again), which is removed when the build is finished.
     pub container: Option<String>,
     /// The build that it was cloned from: an id of the same project.
     pub base: Option<String>,
     /// A cold build was requested: it started empty, whatever the group's base was.
     pub cold: bool,
-    /// Remarks about a build that is over, one sentence each.
+    /// Warnings about a build that is over, one sentence each.
     pub warnings: Vec<String>,
     /// What it left; null until it was measured, some time after its end.
     pub artifacts: Option<ArtifactTotals>,
@@ -172,7 +172,7 @@ pub struct BuildView {
     pub inputs: InputDigests,
     /// The end of the log of a build that did not succeed, once it is over; not in lists.
     pub excerpt: Option<Arc<Excerpt>>,
-    /// The byte of the log at which the output of the last attempt's container begins; null if it never ran.
+    /// The byte of the log at which the output of its last container begins; null if it never ran.
     pub log_runs_from: Option<u64>,
 }
 

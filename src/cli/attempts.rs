@@ -1,4 +1,4 @@
-//! The executions of a job, as the status of its build shows them.
+//! The attempts at a job, as lists and the status of its build show them.
 
 use super::Error;
 use super::format::{format_duration, format_time};
@@ -6,12 +6,12 @@ use crate::api::{AttemptView, BuildView, NO_EXIT_CODE};
 use crate::client::Client;
 use crate::job::{Outcome, State};
 
-/// A line for each kept execution of the build's job, if there was more than one.
+/// A line for each kept attempt at the build's job, if there was more than one.
 pub(super) async fn attempt_lines(
     client: &Client,
     info: &BuildView,
 ) -> Result<Vec<(String, String)>, Error> {
-    // A server of an earlier version numbers no executions.
+    // A server of an earlier version numbers no attempts.
     let (1.., Ok(project), Ok(id)) = (
         info.numbers.saturating_sub(1),
         info.project.parse(),
@@ -29,7 +29,7 @@ pub(super) async fn attempt_lines(
     Ok(lines.collect())
 }
 
-/// The page of a build. That of a build that is over shows the same execution when the job is built again.
+/// The page of a build. That of a build that is over shows the same attempt when the job is built again.
 pub(super) fn page_path(info: &BuildView) -> String {
     match info.state {
         State::Pending => info.url.clone(),
@@ -37,7 +37,7 @@ pub(super) fn page_path(info: &BuildView) -> String {
     }
 }
 
-/// Which execution of its job it is; "" for the only one.
+/// Which attempt at its job it is, and that the job is flaky; "" for the only one.
 pub(super) fn attempt_text(info: &BuildView) -> String {
     let flaky = if info.flaky { ", flaky" } else { "" };
     match info.numbers {
@@ -46,7 +46,7 @@ pub(super) fn attempt_text(info: &BuildView) -> String {
     }
 }
 
-/// One execution of a job in one line.
+/// One attempt in one line.
 fn summary_text(attempt: &AttemptView) -> String {
     let outcome = attempt.outcome.map_or("pending", Outcome::as_str);
     let code = match attempt.exit_code {

@@ -20,7 +20,7 @@ pub(super) enum FollowEnd {
 pub(super) struct LogFollower {
     pub(super) project: ProjectName,
     pub(super) id: JobId,
-    /// The execution of the job; `None` for the current one.
+    /// The attempt at the job; `None` for the current one.
     attempt: Option<u32>,
     position: u64,
 }
@@ -35,7 +35,7 @@ impl LogFollower {
         }
     }
 
-    /// The same for one execution of the job.
+    /// The same for one attempt at the job.
     pub(super) fn of_attempt(self, attempt: Option<u32>) -> LogFollower {
         LogFollower { attempt, ..self }
     }

@@ -27,11 +27,11 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// An error unless the build succeeded; prints the server's remarks, and the end of the log of a build that
+    /// An error unless the build succeeded; prints the server's warnings, and the end of the log of a build that
     /// did not succeed.
     pub(super) fn check_outcome(&self, info: &BuildView) -> Result<(), Error> {
-        for remark in &info.warnings {
-            print_message(&format!("warning: {remark}"));
+        for warning in &info.warnings {
+            print_message(&format!("warning: {warning}"));
         }
         if info.succeeded() {
             return Ok(());

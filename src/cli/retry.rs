@@ -21,7 +21,7 @@ pub(super) const BUSY_RETRY_TIMEOUT: Duration = Duration::from_secs(600);
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The shortest pause: a server that asks for none is not busy, but it refuses.
 const MIN_BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// How often people are told that the server is still busy.
+/// How often it is printed that the server is still busy.
 const BUSY_NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Decides how long a server that is busy (status 503) is asked again.

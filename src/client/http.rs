@@ -98,7 +98,7 @@ impl Client {
         self.send(request).await?.json(MAX_JSON).await
     }
 
-    /// Fetches the current state of a job, or one of its executions, without its log, as the server sends it.
+    /// Fetches the current state of a job, or one attempt at it, without its log, as the server sends it.
     pub async fn job_json(
         &self,
         project: &ProjectName,
@@ -121,7 +121,7 @@ impl Client {
         self.send(request).await?.json(MAX_JSON).await
     }
 
-    /// Lists the executions of a job that are kept, newest first.
+    /// Lists the attempts at a job that are kept, newest first.
     pub async fn attempts(
         &self,
         project: &ProjectName,
@@ -213,7 +213,7 @@ impl Client {
         }
     }
 
-    /// Follows the log of a job, or of one execution of it, after byte `after`; `None` at its end.
+    /// Follows the log of a job, or of one attempt at it, after byte `after`; `None` at its end.
     pub async fn follow(
         &self,
         project: &ProjectName,
@@ -239,7 +239,7 @@ impl Client {
         }
     }
 
-    /// Fetches the log of a job, or of one execution of it, so far, byte for byte.
+    /// Fetches the log of a job, or of one attempt at it, so far, byte for byte.
     pub async fn log(
         &self,
         project: &ProjectName,
@@ -251,7 +251,7 @@ impl Client {
             .await
     }
 
-    /// Fetches when the log of a job, or of one execution of it, was written, as far as it is.
+    /// Fetches when the log of a job, or of one attempt at it, was written, as far as it is.
     pub async fn log_times(
         &self,
         project: &ProjectName,
@@ -449,7 +449,7 @@ impl Client {
     }
 }
 
-/// The address of a log; without a number, that of the current execution of the job.
+/// The address of a log; without a number, that of the current attempt at the job.
 fn log_path(project: &ProjectName, id: JobId, attempt: Option<u32>) -> String {
     let query = attempt.map(|number| format!("?attempt={number}"));
     format!("/log/{project}/{id}{}", query.unwrap_or_default())

@@ -24,10 +24,10 @@ const IMAGES: [&str; 5] = [
 const MISTRY_LOG: &str = "Text and JSON: which log it is, from its first byte to its end. A job that is asked \
     for again has another.";
 
-const ATTEMPT: &str = "The execution of the job with this number, as Number of a build's info; else the build that \
+const ATTEMPT: &str = "The attempt at the job with this number, as Number of a build's info; else the build that \
     is not over, or the one that is served.";
 
-/// The schema of the number of an execution.
+/// The schema of the number of an attempt.
 fn attempt() -> Value {
     json!({ "type": "integer", "minimum": 1 })
 }
@@ -107,10 +107,10 @@ fn builds(types: &mut Types) -> Operations {
         .answers(422, "With ?fail: a build that has not succeeded. Else an error: a name that breaks its rule.", [types.or_error::<JobView>(), text(TEXT), text(PAGE)])
         .fails(503, &format!("With ?wait: the server is stopping. Without: {READERS_FULL}."))
         .carries(503, "Location", "/job/P/ID");
-    let attempts = operation("The executions of a job, newest first.")
+    let attempts = operation("The attempts at a job, newest first.")
         .answers(
             200,
-            "The executions that are kept.",
+            "The attempts that are kept.",
             [types.json::<Vec<AttemptView>>()],
         )
         .fails(
