@@ -85,6 +85,9 @@ pub mod read_limiter;
 // Prints untrusted text on a terminal.
 mod screen;
 
+// A command that requests a build, for a shell.
+mod build_command;
+
 // The core: decides which job is built when, and notifies its waiters.
 pub mod scheduler;
 

@@ -29,10 +29,7 @@ fn names_unknown_project(sentence: &str) -> bool {
 }
 
 fn see_projects(flags: &ServerFlags) -> String {
-    format!(
-        "See the projects of this server: mistry projects{}",
-        flags.0
-    )
+    format!("See the projects of this server: mistry projects{flags}")
 }
 
 #[cfg(test)]
@@ -41,7 +38,7 @@ mod tests {
 
     #[test]
     fn an_unknown_project_and_an_absent_server_have_a_next_step() {
-        let flags = ServerFlags(" --port 1".to_owned());
+        let flags = ServerFlags::of([("port", "1".to_owned())]);
         let unknown = Error::Refused("unknown project 'x'".to_owned());
         let see = "See the projects of this server: mistry projects --port 1";
         assert_eq!(advice(&unknown, &flags).as_deref(), Some(see));

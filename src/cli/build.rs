@@ -13,7 +13,6 @@ use super::format::short_id;
 use super::json_result::Document;
 use super::outcome;
 use super::output::{print_line, print_message};
-use super::repeat::RepeatCommand;
 use super::retry::{BUSY_RETRY_TIMEOUT, RetryPolicy};
 use super::server::ServerFlags;
 use super::timeout::Timeout;
@@ -21,6 +20,7 @@ use super::transport::{self, TransportOptions};
 use super::{Error, params};
 use crate::api::{JobRequest, JobState};
 use crate::client::{self, Client, Finished};
+use crate::build_command::BuildCommand;
 use crate::job::{GroupName, JobId, State};
 use crate::project::ProjectName;
 
@@ -86,21 +86,11 @@ pub(super) struct Build {
     params: Vec<String>,
     /// This command, for messages.
     #[arg(skip)]
-    pub(super) repeat: Option<RepeatCommand>,
+    pub(super) repeat: Option<BuildCommand>,
 }
 
 impl Build {
     pub(super) async fn run(
-        &self,
-        client: &Client,
-        flags: &ServerFlags,
-        mut document: Document,
-    ) -> Result<(), Error> {
-        let result = self.perform(client, flags, &mut document).await;
-        document.finish(result)
-    }
-
-    async fn perform(
         &self,
         client: &Client,
         flags: &ServerFlags,

@@ -65,18 +65,7 @@ pub(super) async fn wait_at_most<T>(
 /// Submits one job and waits for its build.
 #[derive(Debug)]
 pub(super) struct BuildWaiter<'a> {
-    client: &'a Client,
-    flags: &'a ServerFlags,
-    project: ProjectName,
-    options: WaitOptions,
-    view: LogView<io::Stderr>,
-    progress: Rc<BuildProgress>,
-    /// Set when the server has accepted the job.
-    job: Option<LogFollower>,
-    /// The lost connection was reported to the user.
-    reported_lost: bool,
-    /// That another client had requested the build was reported.
-    reported_joined: bool,
+    build: AwaitedBuild<'a>,
     connect_timeout: Duration,
 }
 

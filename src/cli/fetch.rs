@@ -12,7 +12,7 @@ use super::build_waiter::{WaitOptions, wait_for};
 use super::format::{format_duration, short_id};
 use super::outcome;
 use super::output::{print_line, print_message};
-use super::repeat::RepeatCommand;
+use super::repeat::command_of_build;
 use super::retry::{BUSY_RETRY_TIMEOUT, BusyPolicy, RetryPolicy};
 use super::server::ServerFlags;
 use super::timeout::Timeout;
@@ -52,7 +52,7 @@ impl Fetch {
             if finished.info.path.is_empty() {
                 let context = outcome::Context {
                     flags,
-                    repeat: RepeatCommand::of_build(&finished.info, flags),
+                    repeat: command_of_build(&finished.info, flags),
                     has_printed_log: false,
                 };
                 context.check_outcome(&finished.info)?;

@@ -68,7 +68,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::screen;
 use json_result::Document;
 use output::print_message;
-use repeat::RepeatCommand;
+use repeat::repeat_command;
 use server::{ServerFlags, ServerOptions};
 
 const EXIT_STATUS: &str = "\
@@ -126,7 +126,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments,
     let mut parsed = Arguments::from_arg_matches(&matches)?;
     parsed.server.flags = ServerFlags::new(&parsed.server, &matches);
     if let Verb::Build(verb) = &mut parsed.verb {
-        verb.repeat = RepeatCommand::of(&arguments);
+        verb.repeat = repeat_command(&arguments);
     }
     Ok(parsed)
 }

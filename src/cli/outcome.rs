@@ -7,9 +7,9 @@ use super::Error;
 use super::excerpt::Excerpt;
 use super::format::{format_duration, short_id};
 use super::output::print_message;
-use super::repeat::RepeatCommand;
 use super::server::ServerFlags;
 use crate::api::{BuildView, NO_EXIT_CODE};
+use crate::build_command::BuildCommand;
 use crate::job::Outcome;
 
 /// The beginning of the server's sentence about an image that could not be built.
@@ -21,7 +21,7 @@ pub(super) struct Context<'a> {
     /// The options of suggested commands.
     pub flags: &'a ServerFlags,
     /// The command that requests the same build again.
-    pub repeat: Option<RepeatCommand>,
+    pub repeat: Option<BuildCommand>,
     /// The whole log was printed while the build ran.
     pub has_printed_log: bool,
 }
@@ -64,9 +64,10 @@ impl Context<'_> {
             lines.push(format!("What it left: {} --target DIR", command("fetch")));
         }
         if let Some(repeat) = &self.repeat {
-            lines.push(format!("Build it again: {}", repeat.command()));
+            lines.push(format!("Build it again: {repeat}"));
             if info.incremental {
-                lines.push(format!("Without the group's cache: {}", repeat.cold()));
+                let cold = repeat.clone().cold();
+                lines.push(format!("Without the group's cache: {cold}"));
             }
         }
         lines.iter().map(|line| format!("\n{line}")).collect()
@@ -146,6 +147,7 @@ fn print_excerpt(info: &BuildView) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::repeat::repeat_command;
     use super::*;
 
     fn info(outcome: Outcome, exit_code: i64) -> BuildView {
@@ -161,11 +163,11 @@ mod tests {
     }
 
     fn check(info: &BuildView) -> Result<(), Error> {
-        let flags = ServerFlags(" --port 1".to_owned());
+        let flags = ServerFlags::of([("port", "1".to_owned())]);
         let words = ["mistry", "build", "--project", "p", "--", "--a=b"];
         let context = Context {
             flags: &flags,
-            repeat: RepeatCommand::of(&words.map(std::ffi::OsString::from)),
+            repeat: repeat_command(&words.map(std::ffi::OsString::from)),
             has_printed_log: false,
         };
         context.check_outcome(info)

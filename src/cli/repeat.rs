@@ -1,83 +1,39 @@
-//! The command line of a build, to be copied and run again.
+//! The command that requests a build again.
 
 use std::ffi::OsString;
 
-use super::server::{ServerFlags, quote_for_shell};
+use super::server::ServerFlags;
 use crate::api::BuildView;
+use crate::build_command::BuildCommand;
 use crate::project::is_opaque_param;
 
 /// Longest command that is suggested: a longer one cannot be read, and is in the history of the shell.
 const MAX_CHARS: usize = 400;
 
-/// A command that requests a build: its words before and after `--`, quoted for a shell.
-#[derive(Clone, Debug)]
-pub(super) struct RepeatCommand {
-    options: Vec<String>,
-    params: Vec<String>,
+/// The command of these arguments. Values of secret params are left out; a file is named.
+pub(super) fn repeat_command(arguments: &[OsString]) -> Option<BuildCommand> {
+    let words = arguments.iter().skip(1).map(|word| word.to_string_lossy());
+    let words: Vec<String> = words.map(|word| word.into_owned()).collect();
+    let end = words.iter().position(|word| word == "--");
+    let (options, params) = words.split_at(end.unwrap_or(words.len()));
+    let params = without_secrets(params.get(1..).unwrap_or_default());
+    if_short(BuildCommand::of_words(options, &params))
 }
 
-impl RepeatCommand {
-    /// The command of these arguments. Values of secret params are left out; a file is named.
-    pub(super) fn of(arguments: &[OsString]) -> Option<RepeatCommand> {
-        let words = arguments.iter().skip(1).map(|word| word.to_string_lossy());
-        let words: Vec<String> = words.map(|word| word.into_owned()).collect();
-        let end = words.iter().position(|word| word == "--");
-        let (options, params) = words.split_at(end.unwrap_or(words.len()));
-        let params = params.get(1..).unwrap_or_default();
-        RepeatCommand::new(options.to_vec(), without_secrets(params))
-    }
+/// The command for the build of a job that was requested by another command.
+pub(super) fn command_of_build(info: &BuildView, flags: &ServerFlags) -> Option<BuildCommand> {
+    let params = info.params.iter();
+    let params = params.map(|(name, value)| (name.as_str(), value.as_deref()));
+    let command = BuildCommand::of_job(&info.project, &info.group, params);
+    if_short(
+        flags
+            .options()
+            .fold(command, |command, option| command.with_option(&option)),
+    )
+}
 
-    /// The command for the build of a job that was requested by another command.
-    pub(super) fn of_build(info: &BuildView, flags: &ServerFlags) -> Option<RepeatCommand> {
-        let mut options = vec!["build".to_owned(), format!("--project={}", info.project)];
-        if !info.group.is_empty() {
-            options.push(format!("--group={}", info.group));
-        }
-        let params = info.params.iter().map(|(name, value)| match value {
-            Some(value) if value.starts_with('@') => format!("--{name}=@{value}"),
-            Some(value) => format!("--{name}={value}"),
-            None => format!("--{name}=@FILE"),
-        });
-        let command = RepeatCommand::new(options, params.collect());
-        command.map(|mut command| {
-            // They are quoted already.
-            command.options[0].push_str(&flags.0);
-            command
-        })
-    }
-
-    fn new(options: Vec<String>, params: Vec<String>) -> Option<RepeatCommand> {
-        let quoted = |words: Vec<String>| words.iter().map(|word| quote_for_shell(word)).collect();
-        let command = RepeatCommand {
-            options: quoted(options),
-            params: quoted(params),
-        };
-        (command.command().chars().count() <= MAX_CHARS).then_some(command)
-    }
-
-    /// The same command.
-    pub(super) fn command(&self) -> String {
-        self.with(&[])
-    }
-
-    /// The same for a build that starts empty.
-    pub(super) fn cold(&self) -> String {
-        match self.options.iter().any(|option| option == "--cold") {
-            true => self.command(),
-            false => self.with(&["--cold"]),
-        }
-    }
-
-    fn with(&self, more: &[&str]) -> String {
-        let options = self.options.iter().map(String::as_str);
-        let mut words: Vec<&str> = ["mistry"].into_iter().chain(options).collect();
-        words.extend(more);
-        if !self.params.is_empty() {
-            words.push("--");
-            words.extend(self.params.iter().map(String::as_str));
-        }
-        words.join(" ")
-    }
+fn if_short(command: BuildCommand) -> Option<BuildCommand> {
+    (command.to_string().chars().count() <= MAX_CHARS).then_some(command)
 }
 
 /// Params as they were written, without the values of secret ones: a terminal's history is read by others.
@@ -114,7 +70,7 @@ mod tests {
 
     fn command(words: &[&str]) -> Option<String> {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        RepeatCommand::of(&words).map(|command| command.command())
+        repeat_command(&words).map(|command| command.to_string())
     }
 
     #[test]
@@ -160,14 +116,12 @@ mod tests {
             group: "g".to_owned(),
             ..BuildView::default()
         };
-        for (name, value) in [("a", Some("@x")), ("b", Some("it's")), ("_t", None)] {
-            info.params.insert(name.to_owned(), value.map(Into::into));
-        }
-        let command = RepeatCommand::of_build(&info, &ServerFlags(" --port 1".to_owned())).unwrap();
-        let params = r"-- --_t=@FILE --a=@@x '--b=it'\''s'";
-        let expected = format!("mistry build --port 1 --project=p --group=g {params}");
-        assert_eq!(command.command(), expected);
-        let cold = format!("mistry build --port 1 --project=p --group=g --cold {params}");
-        assert_eq!(command.cold(), cold);
+        info.params.insert("_t".to_owned(), None);
+        let flags = ServerFlags::of([("port", "1".to_owned())]);
+        let command = command_of_build(&info, &flags).unwrap().to_string();
+        let expected = "mistry build --project=p --group=g --port=1 -- --_t=@FILE";
+        assert_eq!(command, expected);
+        info.group = "x".repeat(500);
+        assert!(command_of_build(&info, &flags).is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! The options that name the server: its address, and the token that is sent to it.
 
 use std::ffi::OsString;
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
@@ -8,6 +9,7 @@ use clap::{ArgMatches, Args};
 
 use super::Error;
 use super::format::short_id;
+use crate::build_command::quote_for_shell;
 use crate::client::{self, Address, Client, DEFAULT_PORT, DEFAULT_SOCKET};
 
 /// The server's address, and the token that is sent to it.
@@ -46,36 +48,45 @@ pub(super) struct ServerOptions {
     pub(super) flags: ServerFlags,
 }
 
-/// The options on the command line that name the server, for suggested commands that can be copied.
-/// Options from the environment are left out, since the next command gets them as well.
+/// The options on the command line that name the server, for suggested commands that can be copied: names and
+/// values. Options from the environment are left out, since the next command gets them as well.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ServerFlags(pub(super) String);
+pub(super) struct ServerFlags(Vec<(&'static str, String)>);
 
 impl ServerFlags {
     /// The options in `matches` that are not from the environment.
     pub(super) fn new(server: &ServerOptions, matches: &ArgMatches) -> ServerFlags {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
-        let mut flags = String::new();
-        for (name, value) in [
-            ("host", server.host.clone()),
-            ("port", server.port.map(|port| port.to_string())),
-            ("socket", path(&server.socket)),
-            ("url", server.url.clone()),
-            ("token_file", path(&server.token_file)),
-        ] {
-            if let Some(value) = value
-                && matches.value_source(name) == Some(ValueSource::CommandLine)
-            {
-                let option = name.replace('_', "-");
-                flags.push_str(&format!(" --{option} {}", quote_for_shell(&value)));
-            }
-        }
-        ServerFlags(flags)
+        let given = [
+            ("host", "host", server.host.clone()),
+            ("port", "port", server.port.map(|port| port.to_string())),
+            ("socket", "socket", path(&server.socket)),
+            ("url", "url", server.url.clone()),
+            ("token_file", "token-file", path(&server.token_file)),
+        ];
+        let is_on_command_line =
+            |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        ServerFlags::of(given.into_iter().filter_map(|(id, name, value)| {
+            value
+                .filter(|_| is_on_command_line(id))
+                .map(|value| (name, value))
+        }))
+    }
+
+    pub(super) fn of(flags: impl IntoIterator<Item = (&'static str, String)>) -> ServerFlags {
+        ServerFlags(flags.into_iter().collect())
+    }
+
+    /// Each option as one word, not quoted.
+    pub(super) fn options(&self) -> impl Iterator<Item = String> + use<'_> {
+        self.0
+            .iter()
+            .map(|(name, value)| format!("--{name}={value}"))
     }
 
     /// `mistry VERB ID` with the options that name the same server.
     pub(super) fn suggest_command(&self, verb: &str, id: &str) -> String {
-        format!("mistry {verb} {}{}", short_id(id), self.0)
+        format!("mistry {verb} {}{self}", short_id(id))
     }
 
     /// Says that a build continues without this program, with the commands to control it.
@@ -89,13 +100,11 @@ impl ServerFlags {
     }
 }
 
-/// Quotes a word for a shell.
-pub(super) fn quote_for_shell(word: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./:@%+,=".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
+/// The options, each after a space, quoted for a shell.
+impl Display for ServerFlags {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        let mut flags = self.0.iter();
+        flags.try_for_each(|(name, value)| write!(to, " --{name} {}", quote_for_shell(value)))
     }
 }
 

@@ -155,7 +155,20 @@ fn suggested_commands_name_the_same_server() {
     }
     // Also after the verb.
     let parsed = parse(["mistry", "build", "--project", "p", "-p", "2"].map(OsString::from));
-    assert_eq!(parsed.unwrap().server.flags.0, " --port 2");
+    assert_eq!(parsed.unwrap().server.flags.to_string(), " --port 2");
+}
+
+#[test]
+fn a_project_in_place_of_the_port_is_explained() {
+    let error = |words: &[&str]| {
+        parse(words.iter().map(OsString::from))
+            .unwrap_err()
+            .to_string()
+    };
+    let tip = "-p is --port; a project is named with --project";
+    assert!(error(&["mistry", "build", "-p", "hello"]).contains(tip));
+    assert!(error(&["mistry", "list", "-phello"]).contains(tip));
+    assert!(!error(&["mistry", "list", "--port", "hello"]).contains(tip));
 }
 
 #[test]

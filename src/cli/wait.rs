@@ -14,7 +14,7 @@ use super::fetch::{describe_build, fetch_artifacts, summary};
 use super::json_result::Document;
 use super::outcome;
 use super::output::print_line;
-use super::repeat::RepeatCommand;
+use super::repeat::command_of_build;
 use super::server::ServerFlags;
 use super::timeout::Timeout;
 use super::transport::TransportOptions;
@@ -45,16 +45,6 @@ impl Wait {
         &self,
         client: &Client,
         flags: &ServerFlags,
-        mut document: Document,
-    ) -> Result<(), Error> {
-        let result = self.perform(client, flags, &mut document).await;
-        document.finish(result)
-    }
-
-    async fn perform(
-        &self,
-        client: &Client,
-        flags: &ServerFlags,
         document: &mut Document,
     ) -> Result<(), Error> {
         let transport = self.target.clone().map(TransportOptions::over_http);
@@ -71,7 +61,7 @@ impl Wait {
         document.print(&finished.raw)?;
         let context = outcome::Context {
             flags,
-            repeat: RepeatCommand::of_build(&finished.info, flags),
+            repeat: command_of_build(&finished.info, flags),
             has_printed_log: self.verbose,
         };
         context.check_outcome(&finished.info)?;

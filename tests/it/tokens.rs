@@ -429,9 +429,12 @@ async fn a_page_says_how_to_ask_with_a_token_and_over_tls() {
         }
         // The program speaks no TLS.
         let is_plain = proto == "http";
-        let flag = " --token-file FILE build --project succeed";
+        let flag = " --token-file=FILE";
         assert_eq!(html.contains(flag), is_plain);
-        assert_eq!(html.contains("mistry --url http://"), is_plain);
+        assert_eq!(
+            html.contains("mistry build --project=succeed --target=out --url=http://"),
+            is_plain
+        );
         let html = page(&open, proto).await;
         assert!(!html.contains("--token-file") && !html.contains("Bearer"));
     }

@@ -3,6 +3,7 @@
 use super::super::cookie;
 use super::super::request::Request;
 use super::super::state::Web;
+use crate::build_command::{BuildCommand, quote_for_shell};
 use crate::project::ProjectName;
 
 /// Characters of a value that a command contains; longer ones are in a file.
@@ -56,33 +57,23 @@ impl Server {
         if self.is_secure {
             return None;
         }
-        let mut has_files = self.has_tokens;
-        let mut words = vec![
-            "mistry".to_owned(),
-            "--url".to_owned(),
-            self.address.clone(),
-        ];
-        let mut push = |more: &[&str]| words.extend(more.iter().map(|word| quoted(word)));
-        if self.has_tokens {
-            push(&["--token-file", "FILE"]);
-        }
-        push(&["build", "--project", job.project.as_str()]);
-        if !job.group.is_empty() {
-            has_files |= !fits(job.group);
-            push(&["--group", shown(job.group)]);
-        }
-        push(&["--target", TARGET]);
-        if !job.params.is_empty() {
-            push(&["--"]);
-        }
-        for (name, value) in job.params.iter().take(MAX_PARAMS) {
+        let mut has_places = self.has_tokens || !fits(job.group);
+        let params = job.params.iter().take(MAX_PARAMS).map(|(name, value)| {
             let value = value.filter(|value| fits(value));
-            has_files |= value.is_none();
-            push(&[&format!("--{name}={}", value.unwrap_or("@FILE"))]);
-        }
+            has_places |= value.is_none();
+            (*name, value)
+        });
+        let command = BuildCommand::of_job(job.project.as_str(), shown(job.group), params)
+            .with_option(&format!("--target={TARGET}"))
+            .with_option(&format!("--url={}", self.address));
+        let command = match self.has_tokens {
+            true => command.with_option("--token-file=FILE"),
+            false => command,
+        };
+        let words = command.words().into_iter().map(str::to_owned);
         Some(Command {
-            words,
-            hint: has_files.then_some(HINT),
+            words: words.collect(),
+            hint: has_places.then_some(HINT),
         })
     }
 
@@ -106,7 +97,7 @@ impl Server {
         body.insert("params".to_owned(), params.into());
         let body = serde_json::Value::from(body).to_string();
         let mut words = vec!["curl".to_owned()];
-        let mut push = |more: &[&str]| words.extend(more.iter().map(|word| quoted(word)));
+        let mut push = |more: &[&str]| words.extend(more.iter().map(|word| quote_for_shell(word)));
         if self.has_tokens {
             push(&["-H", "Authorization: Bearer TOKEN"]);
         }
@@ -119,10 +110,9 @@ impl Server {
     }
 }
 
-/// A value that a command line can hold, and that is no name of a file.
+/// A value that a command line can hold.
 fn fits(value: &str) -> bool {
-    !value.starts_with('@')
-        && value.len() <= MAX_VALUE
+    value.len() <= MAX_VALUE
         && !value
             .chars()
             .any(|letter| letter.is_control() || crate::build::lines::misleads(letter))
@@ -131,15 +121,6 @@ fn fits(value: &str) -> bool {
 /// A group as a command names it.
 fn shown(group: &str) -> &str {
     if fits(group) { group } else { "GROUP" }
-}
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
-    match !word.is_empty() && word.bytes().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }
 
 /// The host that the request names. It was checked before, except for requests over the unix socket, which
@@ -187,7 +168,7 @@ mod tests {
         let command = server(false, false).mistry(&job).unwrap();
         assert_eq!(
             command.words.join(" "),
-            r"mistry --url http://h:1 build --project web --group 'it'\''s' --target out -- --rev=a1 '--text=two words $HOME' --lock=@FILE --name=@FILE --lines=@FILE --_token=@FILE"
+            r"mistry build --project=web '--group=it'\''s' --target=out --url=http://h:1 -- --rev=a1 '--text=two words $HOME' --lock=@FILE --name=@@file --lines=@FILE --_token=@FILE"
         );
         assert!(command.hint.is_some());
         assert!(server(true, false).mistry(&job).is_none());
@@ -210,7 +191,7 @@ mod tests {
         let command = server(false, false).mistry(&job).unwrap();
         assert_eq!(
             command.words.join(" "),
-            "mistry --url http://h:1 build --project web --target out"
+            "mistry build --project=web --target=out --url=http://h:1"
         );
         assert!(command.hint.is_none());
     }

@@ -122,8 +122,9 @@ async fn the_line_that_says_why_is_shown_and_the_next_commands_work() {
     let waited = bench.mistry("wait", &[&id]).await;
     assert_eq!(waited.status, 1);
     assert!(waited.stderr.contains("error TS2322\n"), "{waited:?}");
+    let port = port.replace(' ', "=");
     let again = format!(
-        "Build it again: mistry build {port} --project=mixed --group=g -- --_token=@FILE '--n=1 2'\n"
+        "Build it again: mistry build --project=mixed --group=g {port} -- --_token=@FILE '--n=1 2'\n"
     );
     assert!(waited.stderr.ends_with(&again), "{waited:?}");
 }
