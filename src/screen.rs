@@ -140,6 +140,8 @@ pub(crate) struct LogView<W> {
     to: W,
     is_terminal: bool,
     line: Vec<u8>,
+    /// What was written last did not end a line.
+    is_in_line: bool,
 }
 
 impl LogView<io::Stdout> {
@@ -164,12 +166,16 @@ impl<W: Write> LogView<W> {
             to,
             is_terminal,
             line: Vec::new(),
+            is_in_line: false,
         }
     }
 
     /// Prints bytes of a log as they arrive; on a terminal, line by line.
     pub(crate) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if !self.is_terminal {
+            if let Some(last) = bytes.last() {
+                self.is_in_line = *last != b'\n';
+            }
             return self.to.write_all(bytes);
         }
         while !bytes.is_empty() {
@@ -194,7 +200,17 @@ impl<W: Write> LogView<W> {
         self.to.flush()
     }
 
+    /// Ends the line, if what was written did not, so that a message does not follow on it. What is not written
+    /// yet stays so.
+    pub(crate) fn begin_line(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.is_in_line) {
+            self.to.write_all(b"\n")?;
+        }
+        self.to.flush()
+    }
+
     fn print_line(&mut self, end: &str) -> io::Result<()> {
+        self.is_in_line = end.is_empty();
         let shown = log_line(&String::from_utf8_lossy(&self.line)) + end;
         self.line.clear();
         self.to.write_all(shown.as_bytes())
@@ -242,6 +258,28 @@ mod tests {
         view.push(bytes).unwrap();
         view.finish().unwrap();
         assert_eq!(kept, bytes);
+    }
+
+    #[test]
+    fn a_message_begins_a_line_and_a_log_is_not_changed_otherwise() {
+        for (is_terminal, expected) in [(true, "ab\n"), (false, "a\nb\n")] {
+            let mut shown = Vec::new();
+            let mut view = LogView::new(&mut shown, is_terminal);
+            view.begin_line().unwrap();
+            view.push(b"a").unwrap();
+            // A terminal gets whole lines.
+            view.begin_line().unwrap();
+            view.push(b"b").unwrap();
+            view.finish().unwrap();
+            view.begin_line().unwrap();
+            view.begin_line().unwrap();
+            assert_eq!(String::from_utf8(shown).unwrap(), expected);
+        }
+        let mut shown = Vec::new();
+        let mut view = LogView::new(&mut shown, true);
+        view.push(&[b'x'; MAX_LINE]).unwrap();
+        view.begin_line().unwrap();
+        assert_eq!(shown.len(), MAX_LINE + 1);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
-use super::build_waiter::{BuildWaiter, Cut, WaitOptions, wait_at_most};
+use super::awaited_build::WaitOptions;
+use super::build_waiter::BuildWaiter;
 use super::fetch::{describe_build, fetch_artifacts, summary};
 use super::format::short_id;
 use super::json_result::Document;
@@ -15,7 +16,7 @@ use super::outcome;
 use super::output::{print_line, print_message};
 use super::retry::{BUSY_RETRY_TIMEOUT, RetryPolicy};
 use super::server::ServerFlags;
-use super::timeout::Timeout;
+use super::timeout::{Cut, Timeout, wait_at_most};
 use super::transport::{self, TransportOptions};
 use super::{Error, params};
 use crate::api::{JobRequest, JobState};

@@ -1,11 +1,11 @@
-//! Facts about the server and about an active build, asked for when people are told about them. They are
+//! Facts about the server and about an active build, asked for where they are printed. They are
 //! additions: a server that does not answer these requests is no reason to give up a build.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::build_progress::{BuildProgress, phase_text};
+use super::build_progress::BuildProgress;
 use super::format::format_duration;
 use crate::client::{Client, Error, Filter};
 use crate::job::{JobId, Phase, State};
@@ -20,7 +20,7 @@ pub(super) async fn refresh(client: &Client, project: &ProjectName, progress: &B
         if let Ok(view) = client.job_without_log(project, id).await
             && view.state == State::Pending
         {
-            progress.set_phase(phase_text(view.build_info.phase, view.build_info.stopping));
+            progress.set_job_phase(view.build_info.phase, view.build_info.stopping);
         }
         if let Ok(end) = client.end_of_log(project, id).await {
             progress.set_log(&end);

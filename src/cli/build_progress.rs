@@ -10,23 +10,21 @@ use tokio::time::{Instant, sleep_until};
 use super::format::format_duration;
 use super::output::print_message;
 use super::progress::Progress;
-use crate::api::JobState;
 use crate::job::{JobId, Phase};
-use crate::screen;
+use crate::screen::{self, LogView};
 
 /// How often a line is printed where there is no terminal: CI systems end programs that print nothing for some
 /// minutes.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
-/// A job that has no slot after this time is told its place; most get one at once.
+/// The place of a job that has no slot after this time is printed; most get one at once.
 const QUEUE_NOTICE: Duration = Duration::from_secs(2);
 /// Bytes of the last line of a log that are kept, and characters that are printed.
 const MAX_LINE_BYTES: usize = 1 << 10;
 const MAX_LINE_CHARS: usize = 160;
 
 /// What a job does, in words.
-pub(super) fn phase_text(phase: Option<Phase>, is_stopping: bool) -> &'static str {
+pub(super) fn phase_text(phase: Option<Phase>) -> &'static str {
     match phase {
-        _ if is_stopping => "stopping",
         Some(Phase::Queued) => WAITING_FOR_SLOT,
         Some(Phase::Preparing) => "preparing",
         Some(Phase::Imaging) => "building the image",
@@ -44,6 +42,7 @@ pub(super) struct BuildProgress {
     bar: Progress,
     is_terminal: bool,
     prints_log: bool,
+    log: RefCell<LogView<io::Stderr>>,
     start: Instant,
     phase: Cell<&'static str>,
     /// `3rd of 5`, while the job waits for a slot.
@@ -67,6 +66,7 @@ impl BuildProgress {
             bar,
             is_terminal: io::stderr().is_terminal(),
             prints_log,
+            log: RefCell::new(LogView::on_stderr()),
             start: Instant::now(),
             phase: Cell::new(""),
             place: RefCell::default(),
@@ -85,8 +85,12 @@ impl BuildProgress {
         self.draw();
     }
 
-    pub(super) fn set_state(&self, state: &JobState) {
-        self.set_phase(phase_text(state.phase, state.stopping));
+    /// Sets the phase of a job that the server has accepted.
+    pub(super) fn set_job_phase(&self, phase: Option<Phase>, is_stopping: bool) {
+        self.set_phase(match is_stopping {
+            true => "stopping",
+            false => phase_text(phase),
+        });
     }
 
     pub(super) fn is_waiting_for_slot(&self) -> bool {
@@ -110,14 +114,20 @@ impl BuildProgress {
         self.bar.set_last_line(&self.last_line.borrow());
     }
 
-    /// The log was printed until now.
-    pub(super) fn record_printed(&self) {
+    /// Prints a piece of the log. A closed standard error is no reason to give up the build.
+    pub(super) fn print_log(&self, bytes: &[u8]) {
+        let _ = self.log.borrow_mut().push(bytes);
+        self.record_printed();
+    }
+
+    fn record_printed(&self) {
         self.printed.set(Instant::now());
     }
 
-    /// Prints a message above the moving line.
+    /// Prints a message on a line of its own, above the moving line.
     pub(super) fn message(&self, text: &str) {
         self.record_printed();
+        let _ = self.log.borrow_mut().begin_line();
         self.bar.suspend(|| print_message(text));
     }
 
@@ -126,8 +136,11 @@ impl BuildProgress {
         self.bar.suspend(f)
     }
 
+    /// Removes the moving line, and ends the last line of the log.
     pub(super) fn finish(&self) {
         self.bar.finish();
+        let mut log = self.log.borrow_mut();
+        let _ = log.finish().and_then(|()| log.begin_line());
     }
 
     fn draw(&self) {
@@ -142,7 +155,7 @@ impl BuildProgress {
         }
     }
 
-    /// Tells a job that waits its place, and then prints a line whenever nothing was printed for a while.
+    /// Prints the place of a job that waits, and then a line whenever nothing was printed for a while.
     /// `refresh` brings what no stream does. Ends only with the task.
     pub(super) async fn report(&self, refresh: impl AsyncFn(), print: impl Fn(&str)) -> Infallible {
         sleep_until(self.start + QUEUE_NOTICE).await;
@@ -245,9 +258,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_that_waits_is_told_its_place() {
+    async fn the_place_of_a_job_that_waits_is_printed() {
         let progress = BuildProgress::new(false);
-        progress.set_phase(phase_text(Some(Phase::Queued), false));
+        progress.set_phase(phase_text(Some(Phase::Queued)));
         let lines = reported(&progress, 31, async {}).await;
         assert_eq!(
             lines,

@@ -4,63 +4,24 @@
 //! again as long as the caller says. From then on the id is known, and the client reconnects until the build
 //! is finished. `--timeout` and Ctrl-C belong to the caller, which drops the future.
 
-use std::convert::Infallible;
-use std::io;
-use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::Error;
-use super::build_facts::{describe_joined, describe_refusal, refresh};
-use super::build_progress::BuildProgress;
-use super::format::short_id;
-use super::log_follower::{FollowEnd, LogFollower};
-use super::output::print_line;
+use super::awaited_build::{AwaitedBuild, WaitOptions};
+use super::build_facts::describe_refusal;
+use super::log_follower::FollowEnd;
 use super::retry::{BusyPolicy, CONNECT_RETRY_TIMEOUT, RetryPolicy};
 use super::server::ServerFlags;
-use super::timeout::Timeout;
-use crate::api::{ErrorView, JobRequest, JobState};
+use super::timeout::{Cut, Timeout, wait_at_most};
+use crate::api::{ErrorView, JobRequest};
 use crate::client::{self, Backoff, Client, ErrorResponse, Events, Finished, Submitted};
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::screen::LogView;
 
 /// After a connection that lasted this long, pauses begin short again.
 const STABLE_CONNECTION_TIME: Duration = Duration::from_secs(5);
-
-/// What is printed while the build is awaited.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct WaitOptions {
-    /// Print the log to standard error.
-    pub print_log: bool,
-    /// Print to standard output where the log can be found.
-    pub print_log_location: bool,
-    /// The request asked for cancellation on disconnect; messages say so.
-    pub cancel_on_disconnect: bool,
-    /// How long a server that is busy is asked again before it has accepted the job.
-    pub busy_timeout: Option<Duration>,
-}
-
-/// Why waiting ended before the build did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// The time of the caller ran out.
-    TimedOut,
-    /// Ctrl-C.
-    Interrupted,
-}
-
-/// Waits for `work`, but no longer than `time`, and not after Ctrl-C.
-pub(super) async fn wait_at_most<T>(
-    time: Duration,
-    work: impl Future<Output = T>,
-) -> Result<T, Cut> {
-    tokio::select! {
-        done = tokio::time::timeout(time, work) => done.map_err(|_| Cut::TimedOut),
-        _ = tokio::signal::ctrl_c() => Err(Cut::Interrupted),
-    }
-}
 
 /// Submits one job and waits for its build.
 #[derive(Debug)]
@@ -109,27 +70,24 @@ impl<'a> BuildWaiter<'a> {
         options: WaitOptions,
     ) -> BuildWaiter<'a> {
         BuildWaiter {
-            client,
-            flags,
-            project,
-            options,
-            view: LogView::on_stderr(),
-            progress: Rc::new(BuildProgress::new(options.print_log)),
-            job: None,
-            reported_lost: false,
-            reported_joined: false,
+            build: AwaitedBuild::new(client, flags, project, options),
             connect_timeout: CONNECT_RETRY_TIMEOUT,
         }
     }
 
     /// The id of the job, once it is accepted.
     pub(super) fn accepted_id(&self) -> Option<JobId> {
-        self.job.as_ref().map(|job| job.id)
+        self.build.accepted_id()
+    }
+
+    /// Removes the progress line from the terminal and ends the output of the log.
+    pub(super) fn finish_output(&self) {
+        self.build.progress.finish();
     }
 
     /// Submits the job and waits until its build is finished.
     pub(super) async fn run(&mut self, request: &JobRequest) -> Result<Finished, Error> {
-        let report = self.report();
+        let report = self.build.report();
         tokio::select! {
             finished = self.submit_and_wait(request) => finished,
             never = report => match never {},
@@ -138,24 +96,12 @@ impl<'a> BuildWaiter<'a> {
 
     /// Waits for a job that was accepted before.
     pub(super) async fn run_accepted(&mut self, id: JobId) -> Result<Finished, Error> {
-        self.accept(id)?;
-        self.progress.set_phase("waiting");
-        let report = self.report();
+        self.build.accept(id)?;
+        self.build.progress.set_phase("waiting");
+        let report = self.build.report();
         tokio::select! {
             finished = self.wait_by_id(Duration::ZERO) => finished,
             never = report => match never {},
-        }
-    }
-
-    /// Reports the progress until it is dropped.
-    fn report(&self) -> impl Future<Output = Infallible> + use<'a> {
-        let (client, project) = (self.client, self.project.clone());
-        let progress = self.progress.clone();
-        async move {
-            let refresh = async || refresh(client, &project, &progress).await;
-            progress
-                .report(refresh, |text| progress.message(text))
-                .await
         }
     }
 
@@ -165,23 +111,17 @@ impl<'a> BuildWaiter<'a> {
             SubmitOutcome::Reconnect { pause } => self.wait_by_id(pause).await?,
         };
         if let Ok(id) = finished.info.id.parse() {
-            self.accept(id)?;
+            self.build.accept(id)?;
         }
         Ok(finished)
     }
 
-    /// Removes the progress line from the terminal and ends the output of the log.
-    pub(super) fn finish_output(&mut self) {
-        self.progress.finish();
-        let _ = self.view.finish();
-    }
-
     async fn submit(&mut self, request: &JobRequest) -> Result<SubmitOutcome, Error> {
         let mut retry = RetryPolicy::with_timeout(self.connect_timeout);
-        let mut busy = BusyPolicy::new(self.options.busy_timeout);
-        self.progress.set_phase("connecting");
+        let mut busy = BusyPolicy::new(self.build.options.busy_timeout);
+        self.build.progress.set_phase("connecting");
         loop {
-            let error = match self.client.submit(request).await {
+            let error = match self.build.client.submit(request).await {
                 Ok(Submitted::Finished(finished)) => {
                     return Ok(SubmitOutcome::Finished(finished));
                 }
@@ -196,22 +136,23 @@ impl<'a> BuildWaiter<'a> {
                 Err(error) => error,
             };
             if let client::Error::Response(ErrorResponse { job: Some(id), .. }) = &error {
-                self.accept(*id)?;
+                self.build.accept(*id)?;
             }
-            if self.job.is_some() {
+            if self.build.job.is_some() {
                 if error.is_transient() {
-                    self.report_lost_connection();
+                    self.build.report_lost_connection();
                 }
                 let pause = error.retry_after().unwrap_or_default();
                 return Ok(SubmitOutcome::Reconnect { pause });
             }
             if let Some(pause) = busy.next_pause(&error) {
                 if let Some(time) = busy.notice() {
-                    let timeout = self.options.busy_timeout.unwrap_or_default();
-                    let text = describe_refusal(self.client, &error, time, timeout).await;
-                    self.progress.message(&text);
+                    let timeout = self.build.options.busy_timeout.unwrap_or_default();
+                    let text = describe_refusal(self.build.client, &error, time, timeout).await;
+                    self.build.progress.message(&text);
                 }
-                self.progress
+                self.build
+                    .progress
                     .set_phase("waiting for the server to take the job");
                 sleep(pause).await;
                 // It answers; from now on it may be restarted again.
@@ -226,22 +167,20 @@ impl<'a> BuildWaiter<'a> {
     async fn read_stream(&mut self, mut events: Events) -> Result<Option<Finished>, Error> {
         while let Some(event) = events.next().await? {
             match event.name.as_str() {
-                "state" => self.update_state(&event.state()?).await?,
+                "state" => self.build.update_state(&event.state()?).await?,
                 "log" => {
-                    if let Some(job) = &mut self.job {
+                    if let Some(job) = &mut self.build.job {
                         job.set_position(event.id.as_deref());
                     }
                     let bytes = event.log_bytes();
-                    self.progress.set_log(&bytes);
-                    if self.options.print_log {
-                        // A closed standard error is no reason to give up the build.
-                        let _ = self.view.push(&bytes);
-                        self.progress.record_printed();
+                    self.build.progress.set_log(&bytes);
+                    if self.build.options.print_log {
+                        self.build.progress.print_log(&bytes);
                     }
                 }
                 "result" => return Ok(Some(event.result()?)),
                 // The state of an accepted job is requested by its id.
-                "error" if self.job.is_some() => return Ok(None),
+                "error" if self.build.job.is_some() => return Ok(None),
                 "error" => {
                     let view: ErrorView =
                         serde_json::from_str(&event.data).map_err(client::Error::from)?;
@@ -254,24 +193,11 @@ impl<'a> BuildWaiter<'a> {
         Ok(None)
     }
 
-    async fn update_state(&mut self, state: &JobState) -> Result<(), Error> {
-        let id = state.id.parse();
-        let id =
-            id.map_err(|_| client::Error::InvalidResponse("a job without an id".to_owned()))?;
-        self.accept(id)?;
-        self.progress.set_state(state);
-        if state.coalesced && !std::mem::replace(&mut self.reported_joined, true) {
-            let text = describe_joined(self.client, &self.project, id).await;
-            self.progress.message(&text);
-        }
-        Ok(())
-    }
-
     /// Waits for an accepted job, with as many connections as necessary.
     async fn wait_by_id(&mut self, mut pause: Duration) -> Result<Finished, Error> {
         let mut backoff = Backoff::default();
-        let mut log_is_complete = !self.options.print_log;
-        self.progress.requested.set(self.accepted_id());
+        let mut log_is_complete = !self.build.options.print_log;
+        self.build.progress.requested.set(self.accepted_id());
         loop {
             sleep(pause).await;
             let start = Instant::now();
@@ -281,7 +207,7 @@ impl<'a> BuildWaiter<'a> {
                 Err(Error::Server(error)) if error.is_transient() => Some(error),
                 Err(error) => return Err(error),
             };
-            self.report_lost_connection();
+            self.build.report_lost_connection();
             if start.elapsed() > STABLE_CONNECTION_TIME {
                 backoff = Backoff::default();
             }
@@ -295,14 +221,13 @@ impl<'a> BuildWaiter<'a> {
     /// Waits for an accepted job with one request for the log and one for the result; `None` when
     /// either ends before the build does.
     async fn wait_once(&mut self, log_is_complete: &mut bool) -> Result<Option<Finished>, Error> {
-        let (client, view, progress) = (self.client, &mut self.view, &self.progress);
-        let Some(job) = &mut self.job else {
+        let (client, progress) = (self.build.client, &self.build.progress);
+        let Some(job) = &mut self.build.job else {
             return Ok(None);
         };
         if !*log_is_complete {
             let mut print = |bytes: &[u8]| {
-                let _ = view.push(bytes);
-                progress.record_printed();
+                progress.print_log(bytes);
                 Ok(())
             };
             match job.follow(client, &mut print).await {
@@ -314,48 +239,6 @@ impl<'a> BuildWaiter<'a> {
             }
         }
         Ok(client.wait(&job.project, job.id).await?)
-    }
-
-    /// Stores the id of the accepted job; prints the location of its log if this is new.
-    fn accept(&mut self, id: JobId) -> Result<(), Error> {
-        if self.job.is_some() {
-            return Ok(());
-        }
-        self.job = Some(LogFollower::new(self.project.clone(), id));
-        self.progress.accepted.set(Some(id));
-        if !self.options.print_log_location {
-            return Ok(());
-        }
-        let page = format!("job/{}/{id}", self.project);
-        let line = match self.client.address().page(&page) {
-            Some(url) => format!("Logs can be found at {url}"),
-            None => {
-                let command = self.flags.suggest_command("logs", &id.to_string());
-                format!("Logs can be found with: {command}")
-            }
-        };
-        self.progress.suspend(|| print_line(&line))
-    }
-
-    /// Prints once that the connection was lost.
-    fn report_lost_connection(&mut self) {
-        if std::mem::replace(&mut self.reported_lost, true) {
-            return;
-        }
-        let id = self
-            .accepted_id()
-            .map_or_else(String::new, |id| id.to_string());
-        let id = short_id(&id);
-        let consequence = match self.options.cancel_on_disconnect {
-            true => {
-                "the build is cancelled unless another client wants it or the server was restarted"
-            }
-            false => "the build goes on",
-        };
-        self.progress.set_phase("connecting");
-        self.progress.message(&format!(
-            "The connection to the server was lost; {consequence}; reconnecting to {id}"
-        ));
     }
 }
 
@@ -395,7 +278,11 @@ mod tests {
         let flags = &ServerFlags::default();
         let mut waiter = BuildWaiter::new(&client, flags, "p".parse().unwrap(), options);
         let done = waiter.run(&JobRequest::default()).await;
-        (done, waiter.job.is_some(), waiter.reported_lost)
+        (
+            done,
+            waiter.accepted_id().is_some(),
+            waiter.build.reported_lost,
+        )
     }
 
     fn asked(server: &Scripted) -> Vec<String> {

@@ -7,6 +7,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Error;
+use super::awaited_build::WaitOptions;
 use super::build_ref::BuildRef;
 use super::build_waiter::{WaitOptions, wait_for};
 use super::format::{format_duration, short_id};

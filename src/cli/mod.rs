@@ -19,6 +19,7 @@
 
 mod advice;
 mod attempts;
+mod awaited_build;
 mod build;
 mod build_facts;
 mod build_progress;

@@ -13,7 +13,8 @@ pub(super) fn print_message(line: &str) {
 /// Prints what a build wrote to standard error. A closed standard error is ignored.
 pub(super) fn print_log(text: &[u8]) {
     let mut view = screen::LogView::on_stderr();
-    let _ = view.push(text).and_then(|()| view.finish());
+    let printed = view.push(text).and_then(|()| view.finish());
+    let _ = printed.and_then(|()| view.begin_line());
 }
 
 /// Prints one line to standard output.

@@ -1,7 +1,5 @@
 //! `mistry rebuild P`: rebuilds a project's image.
 
-use std::io::Write;
-
 use clap::Args;
 
 use super::Error;
@@ -34,8 +32,10 @@ impl Rebuild {
         };
         if self.verbose {
             let mut view = LogView::on_stderr();
-            let _ = view.push(image.log.as_bytes()).and_then(|()| view.finish());
-            let _ = std::io::stderr().flush();
+            let printed = view.push(image.log.as_bytes());
+            let _ = printed
+                .and_then(|()| view.finish())
+                .and_then(|()| view.begin_line());
         }
         print_line(&format!(
             "Rebuilt {} in {}",

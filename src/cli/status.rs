@@ -110,7 +110,7 @@ fn state(info: &BuildView) -> String {
     let text = list::state_text(info.state, info);
     match (info.state, info.phase) {
         (State::Pending, Some(_)) if !list::is_stopping(info) => {
-            format!("{text}: {}", phase_text(info.phase, false))
+            format!("{text}: {}", phase_text(info.phase))
         }
         _ => text.to_owned(),
     }

@@ -1,4 +1,4 @@
-//! How long to wait, as the command line says it.
+//! How long to wait, as the command line says it, and the end of waiting.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -33,6 +33,26 @@ impl FromStr for Timeout {
             }),
             _ => Err("expected a time such as 500ms, 90s, 15m, 2h30m or 7d"),
         }
+    }
+}
+
+/// Why waiting ended before the build did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The time of the caller ran out.
+    TimedOut,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Waits for `work`, but no longer than `time`, and not after Ctrl-C.
+pub(super) async fn wait_at_most<T>(
+    time: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, Cut> {
+    tokio::select! {
+        done = tokio::time::timeout(time, work) => done.map_err(|_| Cut::TimedOut),
+        _ = tokio::signal::ctrl_c() => Err(Cut::Interrupted),
     }
 }
 

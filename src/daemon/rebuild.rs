@@ -43,7 +43,10 @@ pub(super) async fn run(
                 if options.verbose {
                     let mut log = LogView::on_stdout();
                     // If it cannot be written, the image exists nevertheless.
-                    let _ = log.push(view.log.as_bytes()).and_then(|()| log.finish());
+                    let printed = log.push(view.log.as_bytes());
+                    let _ = printed
+                        .and_then(|()| log.finish())
+                        .and_then(|()| log.begin_line());
                 }
                 print_line(&format!("Rebuilt {name} in {:?}", duration(view.duration)));
                 rebuilt += 1;

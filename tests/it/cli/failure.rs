@@ -3,7 +3,26 @@
 use serde_json::json;
 
 use super::Bench;
-use crate::support::daemon::text;
+use crate::support::daemon::{TestDaemon, text};
+
+#[tokio::test]
+async fn a_message_after_a_log_begins_a_line() {
+    let builder = TestDaemon::builder().await;
+    let daemon = builder.script("p", "printf 'no end'").start().await;
+    let bench = Bench { daemon };
+    let built = bench.build("p", &["--verbose"]).await;
+    assert_eq!(built.status, 0, "{built:?}");
+    let end = "no end\nwarning: the build left nothing in /data/artifacts\n";
+    assert!(built.stderr.ends_with(end), "{built:?}");
+    // The log itself stays as it is.
+    let id = built
+        .stdout
+        .split('/')
+        .find(|part| part.len() > 64)
+        .unwrap();
+    let log = bench.mistry("logs", &[&id[..64]]).await;
+    assert!(log.stdout.ends_with("no end"), "{log:?}");
+}
 
 #[tokio::test]
 async fn each_kind_of_failure_has_its_exit_status_and_message() {
