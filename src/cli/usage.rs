@@ -35,7 +35,21 @@ pub(super) fn improve(mut error: Error, mut command: Command, arguments: &[OsStr
         let tip = StyledStr::from(format!("params go after '--': mistry build ... -- {param}"));
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
+    if is_project_in_place_of_port(&error, &words) {
+        let tip = StyledStr::from("-p is --port; a project is named with --project");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
     error
+}
+
+/// Whether `-p` has a value that is no port: `mistryd rebuild -p` takes a project.
+fn is_project_in_place_of_port(error: &Error, words: &[&str]) -> bool {
+    let is_about_port = matches!(
+        error.get(ContextKind::InvalidArg),
+        Some(ContextValue::String(option)) if option.starts_with("--port ")
+    );
+    let is_short = |word: &&str| word.starts_with("-p");
+    error.kind() == ErrorKind::ValueValidation && is_about_port && words.iter().any(is_short)
 }
 
 /// Whether this word is the unknown argument, and has a value as a param has.

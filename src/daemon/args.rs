@@ -105,7 +105,8 @@ pub enum Verb {
 #[derive(Debug, Args)]
 pub struct Rebuild {
     /// Only this project; may be given several times [default: all]
-    #[arg(short, long = "project", value_name = "PROJECT")]
+    // The help does not show `-p`, which scripts for the first mistry use: in `mistry` it is the port.
+    #[arg(long = "project", short_alias = 'p', value_name = "PROJECT")]
     pub projects: Vec<String>,
     /// Stop at the first image that cannot be built
     #[arg(long)]
@@ -198,6 +199,13 @@ mod tests {
         let command =
             Command::try_parse_from(["mistryd", "rebuild", "-p", "a", "-p", "b"]).unwrap();
         assert!(matches!(command.verb, Some(Verb::Rebuild(r)) if r.projects == ["a", "b"]));
+        let mut command = Command::command();
+        let rebuild = command.find_subcommand_mut("rebuild").unwrap();
+        let help = rebuild.render_help().to_string();
+        assert!(
+            help.contains(" --project <PROJECT>") && !help.contains("-p,"),
+            "{help}"
+        );
         assert!(Command::try_parse_from(["mistryd", "--filesystem", "zfs"]).is_err());
         assert!(Command::try_parse_from(["mistryd", "dance"]).is_err());
     }
