@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use super::Error;
+use super::attempts::attempt_text;
 use super::format::{format_duration, format_time, short_id};
 use super::output::{print_json, print_table};
 use crate::api::{BuildView, IndexItem};
@@ -76,14 +77,14 @@ impl List {
             self.check_project(client).await?;
         }
         if self.json {
-            return print_json(&listed);
+            return document.print(&listed);
         }
         let pinned = match items.is_empty() || self.pinned {
             true => HashSet::new(),
             false => pinned(client, filter, limit).await?,
         };
         let is_pinned = |id: &str| self.pinned || pinned.contains(id);
-        let rows: Vec<[String; 10]> = items
+        let rows: Vec<[String; 11]> = items
             .into_iter()
             // A server that ignores `limit` sends all.
             .take(limit)
@@ -91,8 +92,8 @@ impl List {
             .collect();
         print_table(
             [
-                "ID", "PROJECT", "GROUP", "STATE", "KIND", "PINNED", "STARTED", "TOOK", "ASKED BY",
-                "PARAMS",
+                "ID", "PROJECT", "GROUP", "STATE", "ATTEMPT", "KIND", "PINNED", "STARTED", "TOOK",
+                "ASKED BY", "PARAMS",
             ],
             &rows,
         )
@@ -142,7 +143,7 @@ async fn pinned(client: &Client, filter: Filter, limit: usize) -> Result<HashSet
     Ok(items.into_iter().map(|item| item.id).collect())
 }
 
-fn row(item: &IndexItem, is_pinned: bool) -> [String; 10] {
+fn row(item: &IndexItem, is_pinned: bool) -> [String; 11] {
     let info = &item.build_info;
     [
         short_id(&item.id).to_owned(),
@@ -150,6 +151,7 @@ fn row(item: &IndexItem, is_pinned: bool) -> [String; 10] {
         info.group.clone(),
         state_text(item.state, info).to_owned(),
         kind(info).to_owned(),
+        attempt_text(info),
         if is_pinned { "pinned" } else { "" }.to_owned(),
         format_time(item.started_at),
         format_duration(info.duration),
@@ -171,14 +173,14 @@ fn params_text(info: &BuildView) -> String {
     const MAX_VALUE_CHARS: usize = 24;
     const MAX_CHARS: usize = 72;
     let cut = |text: &str, at: usize| match text.char_indices().nth(at) {
-        Some((at, _)) => format!("{}…", &text[..at]),
+        Some((at, _)) => format!("{}...", &text[..at]),
         None => text.to_owned(),
     };
     let params = info.params.iter().map(|(name, value)| match value {
         Some(value) => {
             let first = value.lines().next().unwrap_or_default();
             let more = if first.len() < value.trim_end().len() {
-                "…"
+                "..."
             } else {
                 ""
             };
@@ -224,7 +226,7 @@ mod tests {
             of(&[("name", Some("world")), ("_key", None), ("n", Some(""))]),
             "_key=(hidden) n= name=world"
         );
-        assert_eq!(of(&[("lock", Some("{\n1\n"))]), "lock={…");
+        assert_eq!(of(&[("lock", Some("{\n1\n"))]), "lock={...");
         assert_eq!(of(&[("a", Some("b\n"))]), "a=b");
         let long = "ü".repeat(200);
         assert_eq!(of(&[("a", Some(&long))]).chars().count(), 2 + 24 + 1);

@@ -1,6 +1,6 @@
 //! The program's output: results to standard output, messages to standard error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use super::Error;
 use crate::screen;
@@ -27,7 +27,11 @@ pub(super) fn print_json(value: &serde_json::Value) -> Result<(), Error> {
     print_line(&screen::json(value))
 }
 
-/// Prints rows under a header to standard output, each column as wide as its longest cell.
+/// A table on a terminal of fewer columns, where it does not fit, cannot be read.
+const MIN_TABLE_COLUMNS: usize = 60;
+
+/// Prints rows under a header to standard output, each column as wide as its longest cell. On a narrow terminal,
+/// each cell is on a line of its own, with its header.
 pub(super) fn print_table<const N: usize>(
     header: [&str; N],
     rows: &[[String; N]],
@@ -41,6 +45,11 @@ pub(super) fn print_table<const N: usize>(
         cells.max().unwrap_or(0).max(header[column].len())
     };
     let widths: [usize; N] = std::array::from_fn(width);
+    let columns = terminal_columns().unwrap_or(MIN_TABLE_COLUMNS);
+    let is_narrow = columns < MIN_TABLE_COLUMNS;
+    if is_narrow && !clean.is_empty() && columns < widths.iter().map(|width| width + 2).sum() {
+        return print_cells(header, &clean);
+    }
     let print = |row: [&str; N]| {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
@@ -52,4 +61,25 @@ pub(super) fn print_table<const N: usize>(
     clean
         .iter()
         .try_for_each(|row| print(row.each_ref().map(String::as_str)))
+}
+
+/// The cells that are not empty, a line each; an empty line divides the rows.
+fn print_cells<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> Result<(), Error> {
+    for (at, row) in rows.iter().enumerate() {
+        if at > 0 {
+            print_line("")?;
+        }
+        for (name, cell) in header.iter().zip(row).filter(|(_, cell)| !cell.is_empty()) {
+            print_line(&format!("{name}: {cell}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// How wide the terminal on standard output is; `None` if there is none, or it does not know.
+fn terminal_columns() -> Option<usize> {
+    let to = io::stdout();
+    let size = to.is_terminal().then(|| rustix::termios::tcgetwinsize(&to));
+    let columns = usize::from(size?.ok()?.ws_col);
+    (columns > 0).then_some(columns)
 }

@@ -181,7 +181,7 @@ fn first_line(value: &str) -> String {
     let line = value.lines().next().unwrap_or_default();
     let shown: String = line.chars().take(MAX_CHARS).collect();
     if shown.len() < value.trim_end().len() {
-        format!("{shown}… ({} bytes)", value.len())
+        format!("{shown}... ({} bytes)", value.len())
     } else {
         shown
     }
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_long_param_is_cut() {
         assert_eq!(first_line("short"), "short");
-        assert_eq!(first_line("a\nb\n"), "a… (4 bytes)");
-        assert!(first_line(&"x".repeat(1_000)).ends_with("… (1000 bytes)"));
+        assert_eq!(first_line("a\nb\n"), "a... (4 bytes)");
+        assert!(first_line(&"x".repeat(1_000)).ends_with("... (1000 bytes)"));
     }
 }

@@ -210,4 +210,18 @@ async fn a_narrow_terminal_and_a_locale_without_utf_8_break_nothing() {
         let next = format!("--port {port} --project hostile -- --code=3\r\n");
         assert!(failed.stdout.ends_with(&next), "{failed:?}");
     }
+    let mut list = cli::mistry(&["list", "--port", &port]);
+    list.env("LC_ALL", "C");
+    let shown = on_terminal_after("stty cols 20 rows 5;", &list).await;
+    for line in ["PROJECT: hostile", "STATE: failed", "ATTEMPT: 2 of 2"] {
+        let line = format!("\r\n{line}\r\n");
+        assert!(shown.stdout.contains(&line), "{line:?}: {shown:?}");
+    }
+    assert!(shown.stdout.is_ascii(), "{shown:?}");
+    // Where nobody looks, a table stays one.
+    let kept = run(list).await.stdout;
+    assert!(
+        kept.starts_with("ID  ") && kept.lines().count() == 2,
+        "{kept}"
+    );
 }

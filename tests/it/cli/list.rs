@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Bench;
 use crate::support::{
-    daemon::{job, names, text},
+    daemon::{TestDaemon, job, names, text},
     process::Ended,
 };
 
@@ -104,6 +104,34 @@ async fn builds_are_found_shown_and_fetched_by_the_first_digits_of_their_id() {
         assert_eq!(ended.status, status, "{verb} {arguments:?}: {ended:?}");
         assert!(!ended.stderr.is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_list_shows_which_attempt_a_build_is_and_marks_flaky_jobs() {
+    let builder = TestDaemon::builder().await;
+    let flag = builder.home.path("fail");
+    let lines = format!(
+        "[ ! -e '{}' ] || exit 9\necho x > $D/artifacts/a",
+        flag.display()
+    );
+    let daemon = builder.script("p", &lines).script("once", "").start().await;
+    let bench = Bench { daemon };
+    std::fs::write(&flag, "").unwrap();
+    assert_eq!(bench.build("p", &[]).await.status, 1);
+    assert_eq!(bench.build("once", &[]).await.status, 0);
+    let first = bench.mistry("list", &[]).await.stdout;
+    assert!(
+        !first.contains(" of ") && !first.contains("flaky"),
+        "{first}"
+    );
+    std::fs::remove_file(&flag).unwrap();
+    assert_eq!(bench.build("p", &[]).await.status, 0);
+    let list = bench.mistry("list", &[]).await.stdout;
+    let lines: Vec<&str> = list.lines().collect();
+    let column = lines[0].find("ATTEMPT").unwrap();
+    let cell = |line: &str| line[column..].split("  ").next().unwrap().to_owned();
+    assert_eq!(cell(lines[1]), "2 of 2, flaky", "{list}");
+    assert_eq!(cell(lines[2]), "", "{list}");
 }
 
 /// The first column of a list, without its header.
