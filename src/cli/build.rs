@@ -20,8 +20,8 @@ use super::timeout::{Cut, Timeout, wait_at_most};
 use super::transport::{self, TransportOptions};
 use super::{Error, params};
 use crate::api::{JobRequest, JobState};
-use crate::client::{self, Client, Finished};
 use crate::build_command::BuildCommand;
+use crate::client::{self, Client, Finished};
 use crate::job::{GroupName, JobId, State};
 use crate::project::ProjectName;
 
@@ -75,7 +75,7 @@ pub(super) struct Build {
     #[arg(long, conflicts_with = "no_wait")]
     cancel_on_disconnect: bool,
     /// Print one JSON document on standard output, and nothing else: the build info, or why there is none
-    #[arg(long)]
+    #[arg(long, visible_alias = "json")]
     pub(super) json_result: bool,
     /// Show the log of the build while it runs, on standard error
     #[arg(long, short, env = "MISTRY_VERBOSE", hide_env_values = true, value_parser = FalseyValueParser::new())]

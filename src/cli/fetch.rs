@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Error;
 use super::awaited_build::WaitOptions;
 use super::build_ref::BuildRef;
-use super::build_waiter::{WaitOptions, wait_for};
+use super::build_waiter::wait_for;
 use super::format::{format_duration, short_id};
 use super::outcome;
 use super::output::{print_line, print_message};

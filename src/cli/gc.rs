@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::Error;
 use super::format::{format_size, format_time, short_id};
-use super::output::{print_json, print_line, print_message, print_table};
+use super::json_result::Document;
+use super::output::{print_line, print_message, print_table};
 use crate::api::{GcRequest, GcView};
 use crate::client::{self, Client};
 use crate::policy::Policy;
@@ -36,7 +37,7 @@ pub(super) struct Gc {
     keep_last: Option<u64>,
     /// Print the result as JSON, as the server sends it
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 fn age(text: &str) -> Result<Duration, String> {
@@ -49,7 +50,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 impl Gc {
-    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+    pub(super) async fn run(&self, client: &Client, document: &mut Document) -> Result<(), Error> {
         let request = GcRequest {
             dry_run: self.dry_run,
             policy: Policy {
@@ -62,7 +63,7 @@ impl Gc {
         let result = client.collect_garbage_json(&request).await;
         let result = result.map_err(|error| self.name_flags(error))?;
         if self.json {
-            return print_json(&result);
+            return document.print(&result);
         }
         print_result(&GcView::deserialize(&result).map_err(client::Error::from)?)
     }

@@ -1,4 +1,6 @@
-//! `--json-result`: standard output gets one JSON document, whatever happens.
+//! `--json`, `--json-result`: standard output gets one JSON document, whatever happens.
+
+use std::ffi::OsString;
 
 use serde_json::{Value, json};
 
@@ -44,6 +46,16 @@ impl Document {
         self.print(&document)?;
         Err(error)
     }
+}
+
+/// Whether these arguments, which may be wrong, ask for a document.
+pub(super) fn is_asked_for(arguments: &[OsString]) -> bool {
+    let words = arguments.iter().take_while(|word| *word != "--");
+    let mut words = words.filter_map(|word| word.to_str());
+    words.any(|word| {
+        let name = word.split('=').next().unwrap_or_default();
+        matches!(name, "--json" | "--json-result")
+    })
 }
 
 /// Prints the document about an error of the command line: `error`, `exit_status`, and `job` and `request`, if

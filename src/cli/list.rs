@@ -9,7 +9,8 @@ use serde::Deserialize;
 use super::Error;
 use super::attempts::attempt_text;
 use super::format::{format_duration, format_time, short_id};
-use super::output::{print_json, print_table};
+use super::json_result::Document;
+use super::output::print_table;
 use crate::api::{BuildView, IndexItem};
 use crate::client::{self, Client, Filter};
 use crate::job::{Outcome, State};
@@ -47,7 +48,7 @@ pub(super) struct List {
     limit: u16,
     /// Print the builds as JSON, as the server sends them
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -68,7 +69,7 @@ fn state(text: &str) -> Result<State, String> {
 }
 
 impl List {
-    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+    pub(super) async fn run(&self, client: &Client, document: &mut Document) -> Result<(), Error> {
         let filter = self.filter();
         let limit = usize::from(self.limit);
         let listed = client.index_json(&filter, limit).await?;
@@ -150,8 +151,8 @@ fn row(item: &IndexItem, is_pinned: bool) -> [String; 11] {
         item.project.clone(),
         info.group.clone(),
         state_text(item.state, info).to_owned(),
-        kind(info).to_owned(),
         attempt_text(info),
+        kind(info).to_owned(),
         if is_pinned { "pinned" } else { "" }.to_owned(),
         format_time(item.started_at),
         format_duration(info.duration),
@@ -168,7 +169,7 @@ pub(super) fn kind(info: &BuildView) -> &'static str {
     }
 }
 
-/// The params of a build in one line, shortened.
+/// The params of a build in one line, shortened. The dots are ASCII, since the terminal may know nothing else.
 fn params_text(info: &BuildView) -> String {
     const MAX_VALUE_CHARS: usize = 24;
     const MAX_CHARS: usize = 72;
@@ -229,8 +230,8 @@ mod tests {
         assert_eq!(of(&[("lock", Some("{\n1\n"))]), "lock={...");
         assert_eq!(of(&[("a", Some("b\n"))]), "a=b");
         let long = "ü".repeat(200);
-        assert_eq!(of(&[("a", Some(&long))]).chars().count(), 2 + 24 + 1);
+        assert_eq!(of(&[("a", Some(&long))]).chars().count(), 2 + 24 + 3);
         let many: Vec<_> = ["a", "b", "c", "d", "e"].map(|n| (n, Some(&*long))).into();
-        assert_eq!(of(&many).chars().count(), 73);
+        assert_eq!(of(&many).chars().count(), 75);
     }
 }

@@ -133,10 +133,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments,
 }
 
 /// Prints the help text or usage error that [`parse`] returned for these arguments: help to standard output,
-/// errors to standard error, and with `--json-result` also as a document to standard output. An error quotes the arguments, whose control characters a terminal must not get.
+/// errors to standard error, and where JSON was asked for also as a document to standard output. An error quotes
+/// the arguments, whose control characters a terminal must not get.
 pub fn print_usage(error: &clap::Error, arguments: &[OsString]) {
-    let mut words = arguments.iter().take_while(|word| *word != "--");
-    if error.use_stderr() && words.any(|word| word == "--json-result") {
+    if error.use_stderr() && json_result::is_asked_for(arguments) {
         let text = error.render().to_string();
         let first = text.lines().next().unwrap_or_default();
         let first = first.strip_prefix("error: ").unwrap_or(first);
@@ -173,21 +173,23 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
     if let Verb::Completions(verb) = &arguments.verb {
         return verb.run(Arguments::command());
     }
-    let document = Document::new(arguments.verb.wants_document());
-    let client = match arguments.server.client() {
-        Ok(client) => client,
-        Err(error) => return document.finish(Err(error)),
-    };
+    let mut document = Document::new(arguments.verb.wants_document());
+    let result = perform_request(arguments, &mut document).await;
+    document.finish(result)
+}
+
+async fn perform_request(arguments: Arguments, document: &mut Document) -> Result<(), Error> {
+    let client = arguments.server.client()?;
     let flags = &arguments.server.flags;
     match arguments.verb {
         Verb::Build(verb) => verb.run(&client, flags, document).await,
-        Verb::List(verb) => verb.run(&client).await,
-        Verb::Status(verb) => verb.run(&client).await,
+        Verb::List(verb) => verb.run(&client, document).await,
+        Verb::Status(verb) => verb.run(&client, document).await,
         Verb::Logs(verb) => verb.run(&client).await,
         Verb::Cancel(verb) => verb.run(&client, flags).await,
         Verb::Wait(verb) => verb.run(&client, flags, document).await,
         Verb::Fetch(verb) => verb.run(&client, flags).await,
-        Verb::Projects(verb) => verb.run(&client).await,
+        Verb::Projects(verb) => verb.run(&client, document).await,
         Verb::Rebuild(verb) => verb.run(&client).await,
         Verb::Group(verb) => verb.run(&client).await,
         Verb::Rm(verb) => verb.run(&client).await,
@@ -195,7 +197,7 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         Verb::Unpin(verb) => verb.run(&client).await,
         Verb::Pause(verb) => verb.run(&client).await,
         Verb::Resume(verb) => verb.run(&client).await,
-        Verb::Gc(verb) => verb.run(&client).await,
+        Verb::Gc(verb) => verb.run(&client, document).await,
         Verb::Completions(_) => Ok(()),
     }
 }
@@ -206,7 +208,21 @@ impl Verb {
         match self {
             Verb::Build(verb) => verb.json_result,
             Verb::Wait(verb) => verb.json_result,
-            _ => false,
+            Verb::List(verb) => verb.json,
+            Verb::Status(verb) => verb.json,
+            Verb::Projects(verb) => verb.json,
+            Verb::Gc(verb) => verb.json,
+            Verb::Logs(_)
+            | Verb::Cancel(_)
+            | Verb::Fetch(_)
+            | Verb::Rebuild(_)
+            | Verb::Group(_)
+            | Verb::Rm(_)
+            | Verb::Pin(_)
+            | Verb::Unpin(_)
+            | Verb::Pause(_)
+            | Verb::Resume(_)
+            | Verb::Completions(_) => false,
         }
     }
 }

@@ -4,7 +4,8 @@ use clap::Args;
 
 use super::Error;
 use super::format::format_time;
-use super::output::{print_json, print_message, print_table};
+use super::json_result::Document;
+use super::output::{print_message, print_table};
 use crate::api::ParamView;
 use crate::client::Client;
 use crate::project::ProjectName;
@@ -17,15 +18,15 @@ pub(super) struct Projects {
     name: Option<ProjectName>,
     /// Print JSON, as the server sends it
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Projects {
-    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+    pub(super) async fn run(&self, client: &Client, document: &mut Document) -> Result<(), Error> {
         match &self.name {
-            Some(name) if self.json => print_json(&client.project_json(name).await?),
+            Some(name) if self.json => document.print(&client.project_json(name).await?),
             Some(name) => print_params(client, name).await,
-            None if self.json => print_json(&client.projects_json().await?),
+            None if self.json => document.print(&client.projects_json().await?),
             None => print_projects(client).await,
         }
     }

@@ -9,7 +9,8 @@ use super::attempts::{attempt_lines, attempt_text, page_path};
 use super::build_progress::phase_text;
 use super::build_ref::BuildRef;
 use super::format::{format_duration, format_time, short_id};
-use super::output::{print_json, print_line};
+use super::json_result::Document;
+use super::output::print_line;
 use super::{Error, list, server_status};
 use crate::api::{BuildView, JobView, NO_EXIT_CODE};
 use crate::client::{self, Address, Client, Filter};
@@ -30,12 +31,12 @@ pub(super) struct Status {
     attempt: Option<u32>,
     /// Print the state as JSON, as the server sends it
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Status {
-    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
-        let document = match &self.id {
+    pub(super) async fn run(&self, client: &Client, document: &mut Document) -> Result<(), Error> {
+        let state = match &self.id {
             None => client.status().await?,
             Some(build) => {
                 let (project, id) = build.resolve(client).await?;
@@ -43,11 +44,11 @@ impl Status {
             }
         };
         if self.json {
-            return print_json(&document);
+            return document.print(&state);
         }
         let lines = match &self.id {
-            None => server_status::lines(&client.address().to_string(), &document),
-            Some(_) => build_lines(client, &document).await?,
+            None => server_status::lines(&client.address().to_string(), &state),
+            Some(_) => build_lines(client, &state).await?,
         };
         let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in lines {

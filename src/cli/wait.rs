@@ -10,7 +10,7 @@ use clap::builder::FalseyValueParser;
 use super::Error;
 use super::awaited_build::WaitOptions;
 use super::build_ref::BuildRef;
-use super::build_waiter::{WaitOptions, wait_for};
+use super::build_waiter::wait_for;
 use super::fetch::{describe_build, fetch_artifacts, summary};
 use super::json_result::Document;
 use super::outcome;

@@ -1,5 +1,6 @@
 //! Output for scripts.
 
+use clap::CommandFactory;
 use serde_json::{Value, json};
 
 use super::Bench;
@@ -128,4 +129,83 @@ async fn each_list_and_state_is_printed_as_the_server_sends_it() {
             .collect::<Vec<_>>()
     };
     assert_eq!(keys(&printed), keys(&gc));
+}
+
+#[tokio::test]
+async fn each_refusal_of_a_verb_that_was_asked_for_json_is_one_document() {
+    let bench = Bench::new(&[]).await;
+    let port = bench.daemon.port().to_string();
+    let mut asked = Vec::new();
+    for verb in ::mistry::cli::Arguments::command().get_subcommands() {
+        let name = verb.get_name();
+        let needed: &[&str] = match name {
+            "build" => &["--project", "p"],
+            "wait" => &["aa"],
+            "gc" => &["--dry-run"],
+            "list" => &["--project", "p"],
+            "status" => &["aa"],
+            "projects" => &["p"],
+            _ => &[],
+        };
+        let flags = verb.get_arguments().flat_map(|argument| {
+            let aliases = argument.get_visible_aliases().unwrap_or_default();
+            aliases.into_iter().chain(argument.get_long())
+        });
+        for flag in flags.filter(|flag| flag.starts_with("json")) {
+            let flag = format!("--{flag}");
+            let with_value = format!("{flag}=yes");
+            let unknown = [needed, &[&flag, "--bad"]].concat();
+            let repeated = [needed, &[&flag, &flag]].concat();
+            let valued = [needed, &[&with_value]].concat();
+            let no_port = [needed, &["--port", "none", &flag]].concat();
+            let no_server = [needed, &[&flag, "--socket", "/nowhere"]].concat();
+            let no_address = [needed, &[&flag, "--url", "x"]].concat();
+            let refused = [needed, &[&flag, "--port", &port]].concat();
+            for (words, status) in [
+                (unknown, 2),
+                (repeated, 2),
+                (valued, 2),
+                (no_port, 2),
+                (no_address, 2),
+                (no_server, 7),
+                (refused, 3),
+            ] {
+                let ended = run(mistry(&[&[name], &words[..]].concat())).await;
+                let document: Value = serde_json::from_str(&ended.stdout)
+                    .unwrap_or_else(|error| panic!("{error}: {name} {words:?}: {ended:?}"));
+                assert_eq!(ended.status, status, "{name} {words:?}: {ended:?}");
+                assert_eq!(
+                    document["exit_status"], status,
+                    "{name} {words:?}: {ended:?}"
+                );
+                assert!(
+                    !document["error"].as_str().unwrap().is_empty(),
+                    "{document}"
+                );
+                assert!(!ended.stderr.is_empty(), "{name} {words:?}");
+            }
+            asked.push(format!("{name} {flag}"));
+        }
+    }
+    asked.sort();
+    assert_eq!(
+        asked,
+        [
+            "build --json",
+            "build --json-result",
+            "gc --json",
+            "list --json",
+            "projects --json",
+            "status --json",
+            "wait --json",
+            "wait --json-result",
+        ]
+    );
+    // A verb that has no such flag refuses it in the same form.
+    let ended = run(mistry(&["cancel", "--json", "aa"])).await;
+    let document: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((ended.status, &document["exit_status"]), (2, &json!(2)));
+    // After `--`, words are params.
+    let ended = run(mistry(&["build", "--bad", "--", "--json=1"])).await;
+    assert_eq!((ended.status, ended.stdout.as_str()), (2, ""));
 }
