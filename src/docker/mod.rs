@@ -18,6 +18,7 @@ mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod image;
+mod image_build;
 mod line_ends;
 mod logs;
 mod output;
@@ -33,7 +34,8 @@ pub use self::{
     engine::{DEFAULT_SOCKET, Docker, PING_TIMEOUT},
     error::{Cause, Error},
     events::{ContainerEvent, Watch},
-    image::{FoundImage, ImageConfig, ImageSpec, Pruned},
+    image::{FoundImage, ImageConfig, Pruned},
+    image_build::ImageSpec,
     output::{Output, Stream},
     processes::ProcessWatch,
     steps::{Layer, Progress},

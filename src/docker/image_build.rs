@@ -1,0 +1,326 @@
+//! Builds an image with the classic builder, from a tar stream. The Engine's output is passed on as it comes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    pin::pin,
+    sync::Arc,
+};
+
+use bollard::{errors::Error as Bollard, query_parameters::BuildImageOptions};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::engine::{Docker, Labels, refusal};
+use super::error::Error;
+use super::steps::{Fetching, Progress, Steps};
+
+/// Most attempts of a build whose cached layers are removed meanwhile: each time another program must
+/// remove images at just that moment.
+const MAX_BUILD_ATTEMPTS: usize = 3;
+
+/// Images that are pulled one by one; no real Dockerfile names more.
+const MAX_PULLED: usize = 100;
+
+/// The inputs other than the context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSpec {
+    /// The reference that the image gets, from [`tag_for`](super::tag_for).
+    pub tag: String,
+    /// Labels of the image, by which it is found.
+    pub labels: BTreeMap<String, String>,
+    /// Values for the Dockerfile's `ARG`s.
+    pub build_args: BTreeMap<String, String>,
+    /// Network mode of the `RUN` steps; empty for the Engine's default.
+    pub network: String,
+    /// Pull the images that the Dockerfile names again, and use no cached step.
+    pub fresh: bool,
+    /// Those images, from [`named_images`](super::named_images): they are pulled one by one if the builder
+    /// cannot pull one of them.
+    pub images: Vec<String>,
+}
+
+impl Docker {
+    /// Builds an image and returns its id (`sha256:…`).
+    ///
+    /// `context` makes the tar stream; it is called again when a fresh build cannot pull an image and uses
+    /// the one that is on this host, and when a layer that the build was based on was removed meanwhile: the
+    /// Engine shares layers between all builds. `output` gets the builder's text as it comes, and is dropped
+    /// at the end; the build waits while the channel is full, and continues when its receiver is dropped.
+    /// Dropping the future cancels the build.
+    ///
+    /// # Errors
+    /// [`Error::Build`] with the Engine's message when the image cannot be built; [`Error::Context`] when the
+    /// context stream fails; [`Error::Unreachable`]; [`Error::Api`].
+    pub async fn build_image<F, S>(
+        &self,
+        spec: &ImageSpec,
+        context: F,
+        output: mpsc::Sender<Progress>,
+    ) -> Result<String, Error>
+    where
+        F: Fn() -> S,
+        S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
+    {
+        let spec = &ImageSpec {
+            network: self.network_of_steps(&spec.network).await?,
+            ..spec.clone()
+        };
+        let mut pull = spec.fresh;
+        let mut attempts = 1;
+        loop {
+            let note = match self.build_once(spec, pull, context(), &output).await {
+                Ok(image) => return Ok(image),
+                Err(Failure {
+                    error: Error::Build(message),
+                    fetching,
+                }) if pull && is_pull(fetching, &message) => {
+                    pull = false;
+                    self.pull_each(spec, fetching, &message).await
+                }
+                Err(Failure {
+                    error: Error::Build(message),
+                    ..
+                }) if attempts < MAX_BUILD_ATTEMPTS && is_lost_layer(&message) => {
+                    attempts += 1;
+                    format!("\nA layer was removed meanwhile ({message}); building again.\n")
+                }
+                Err(failure) => return Err(failure.error),
+            };
+            let _ = output.send(Progress::Restarted).await;
+            send_note(&output, note).await;
+        }
+    }
+
+    /// The network of `RUN` steps. An Engine that remaps users refuses the host's network, except to
+    /// containers that are not remapped; the steps then use the Engine's default.
+    async fn network_of_steps(&self, network: &str) -> Result<String, Error> {
+        let is_refused = network == "host" && self.traits().await?.remaps_users;
+        Ok(if is_refused { "" } else { network }.to_owned())
+    }
+
+    /// After the builder could not pull an image: pulls all images of the Dockerfile, one by one, and returns
+    /// the log lines about those that cannot be pulled.
+    async fn pull_each(&self, spec: &ImageSpec, fetching: Fetching, message: &str) -> String {
+        let mut note = String::from("\n");
+        let mut add_line = |what: &str, why: &str| {
+            note.push_str(&format!(
+                "{what} could not be pulled ({}); building with the one on this host.\n",
+                why.trim_end()
+            ));
+        };
+        for image in spec.images.iter().take(MAX_PULLED) {
+            if let Err(why) = self.pull(image).await {
+                add_line(&format!("The image '{image}'"), &why);
+            }
+        }
+        if spec.images.is_empty() {
+            let what = match fetching {
+                Fetching::Base => "The base image",
+                _ => "An image that is copied from",
+            };
+            add_line(what, message);
+        }
+        note
+    }
+
+    async fn build_once<S>(
+        &self,
+        spec: &ImageSpec,
+        pull: bool,
+        context: S,
+        output: &mpsc::Sender<Progress>,
+    ) -> Result<String, Failure>
+    where
+        S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
+    {
+        let client = self.client(BUILDING_IMAGE).await?;
+        let broken = Broken::default();
+        let body = bollard::body_try_stream(broken.clone().watch(context));
+        let mut progress = pin!(client.build_image(options(spec, pull), None, Some(body)));
+        let mut steps = Steps::new(&spec.labels, &spec.build_args);
+        while let Some(item) = progress.next().await {
+            let item = item.map_err(|error| Failure {
+                error: self.build_failed(error, &broken),
+                fetching: steps.fetching(),
+            })?;
+            for progress in steps.take(item) {
+                let _ = output.send(progress).await;
+            }
+        }
+        // An Engine whose context stream broke off may still end its answer normally.
+        if let Some(error) = broken.take() {
+            return Err(Error::Context(error).into());
+        }
+        match (steps.image, steps.short_id) {
+            (Some(id), _) => Ok(id),
+            (None, Some(short)) => {
+                let image = self.call(BUILDING_IMAGE, async |d| d.inspect_image(&short).await);
+                let image = image.await?.map_err(|e| self.failed(BUILDING_IMAGE, e))?;
+                image.id.ok_or_else(|| no_image().into())
+            }
+            (None, None) => Err(no_image().into()),
+        }
+    }
+
+    fn build_failed(&self, error: Bollard, broken: &Broken) -> Error {
+        if let Some(error) = broken.take() {
+            return Error::Context(error);
+        }
+        match error {
+            Bollard::DockerStreamError { error } => Error::Build(error),
+            // An error that the builder finds before its first step (an invalid or missing Dockerfile) is the
+            // status of the answer.
+            error => match refusal(&error) {
+                Some((_, message)) if !message.contains("client version") => {
+                    Error::Build(message.to_owned())
+                }
+                _ => self.failed(BUILDING_IMAGE, error),
+            },
+        }
+    }
+}
+
+const BUILDING_IMAGE: &str = "building an image";
+
+/// True for the classic builder's message that a layer, just made or found in its cache, is missing. A base
+/// has a name; only layers are named by digest.
+fn is_lost_layer(message: &str) -> bool {
+    let gone = [
+        "unable to find image",
+        "No such image",
+        "unknown parent image",
+        "layer does not exist",
+    ];
+    gone.iter().any(|gone| message.contains(gone)) && message.contains("sha256:")
+}
+
+fn no_image() -> Error {
+    Error::Build("the Engine ended the build without an image".to_owned())
+}
+
+fn options(spec: &ImageSpec, pull: bool) -> BuildImageOptions {
+    let owned = |map: &Labels| map.clone().into_iter().collect::<HashMap<_, _>>();
+    BuildImageOptions {
+        t: Some(spec.tag.clone()),
+        labels: Some(owned(&spec.labels)),
+        buildargs: Some(owned(&spec.build_args)),
+        networkmode: (!spec.network.is_empty()).then(|| spec.network.clone()),
+        nocache: spec.fresh,
+        pull: pull.then(|| "true".to_owned()),
+        rm: true,
+        // Removes the container of a failed step.
+        forcerm: true,
+        ..BuildImageOptions::default()
+    }
+}
+
+/// Sends a note of mistry to the log. A build continues without a receiver of its output.
+async fn send_note(output: &mpsc::Sender<Progress>, text: String) {
+    let _ = output.send(Progress::Text(Bytes::from(text))).await;
+}
+
+/// True when a step has failed because an image could not be pulled.
+fn is_pull(fetching: Fetching, message: &str) -> bool {
+    match fetching {
+        Fetching::Nothing => false,
+        // Other errors of a `FROM` would occur without a pull, too.
+        Fetching::Base => !["should not be blank", "platform", "invalid reference"]
+            .iter()
+            .any(|words| message.contains(words)),
+        // The image, or a file in it, does not exist.
+        Fetching::Source => ["invalid from flag value", "pull access denied", "manifest"]
+            .iter()
+            .any(|words| message.contains(words)),
+    }
+}
+
+/// A failed attempt, and the image that it was fetching then.
+struct Failure {
+    error: Error,
+    fetching: Fetching,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure {
+            error,
+            fetching: Fetching::Nothing,
+        }
+    }
+}
+
+/// Stores the error of a context stream, which the HTTP client would only report as a broken body.
+#[derive(Clone, Default)]
+struct Broken(Arc<Mutex<Option<io::Error>>>);
+
+impl Broken {
+    fn watch<S>(self, context: S) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static
+    where
+        S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
+    {
+        context.map(move |item| {
+            item.map_err(|error| {
+                let kind = error.kind();
+                *self.0.lock() = Some(error);
+                io::Error::from(kind)
+            })
+        })
+    }
+
+    fn take(&self) -> Option<io::Error> {
+        let mut slot = self.0.lock();
+        slot.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_layer_is_distinguished_from_a_missing_base() {
+        assert!(is_lost_layer("unable to find image \"sha256:4464a8\""));
+        assert!(is_lost_layer("No such image: sha256:4464a8"));
+        assert!(!is_lost_layer("No such image: debian:12"));
+        assert!(!is_lost_layer("unknown instruction: COPIE"));
+    }
+
+    #[test]
+    fn a_failed_pull_is_distinguished_from_other_failures() {
+        for (fetching, message) in [
+            (
+                Fetching::Base,
+                "pull access denied for x, repository does not exist",
+            ),
+            (
+                Fetching::Base,
+                "Get \"https://r/v2/\": dial tcp: lookup r: no such host",
+            ),
+            (
+                Fetching::Source,
+                "invalid from flag value tools:1: pull access denied for tools",
+            ),
+            (
+                Fetching::Source,
+                "invalid from flag value r/t: manifest for r/t not found",
+            ),
+        ] {
+            assert!(is_pull(fetching, message), "{message}");
+        }
+        for (fetching, message) in [
+            (Fetching::Nothing, "pull access denied for x"),
+            (Fetching::Base, "base name ($X) should not be blank"),
+            (Fetching::Base, "failed to parse platform x"),
+            (Fetching::Base, "invalid reference format"),
+            (
+                Fetching::Source,
+                "COPY failed: stat /a: file does not exist",
+            ),
+        ] {
+            assert!(!is_pull(fetching, message), "{message}");
+        }
+    }
+}
