@@ -32,6 +32,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                     Stream::Stderr
                 },
                 bytes: Bytes::from(bytes),
+                at: None,
             }
         })
         .collect();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use mistry::docker::{Docker, ImageSpec};
+use mistry::docker::{Builder, Docker, Dockerfile, ImageSpec};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -53,7 +53,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             let answer: Rc<[u8]> = answer.into();
             let serving = tokio::task::spawn_local(serve(listener, answer, call & 0x80 != 0));
             let docker = Docker::new(&socket).expect("a path");
-            let done = tokio::time::timeout(CALL_TIMEOUT, ask(&docker, call & 0x0f)).await;
+            let done =
+                tokio::time::timeout(CALL_TIMEOUT, ask(&docker, call & 0x0f, call & 0x40 != 0))
+                    .await;
             serving.abort();
             done
         });
@@ -61,7 +63,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     });
 });
 
-async fn ask(docker: &Docker, call: u8) {
+async fn ask(docker: &Docker, call: u8, is_buildkit: bool) {
     match call {
         0 => {
             let mut output = Box::pin(docker.logs("c", over()));
@@ -79,9 +81,14 @@ async fn ask(docker: &Docker, call: u8) {
                 build_args: Default::default(),
                 network: String::new(),
                 fresh: false,
-                images: vec!["debian".to_owned()],
+                builder: if is_buildkit {
+                    Builder::BuildKit
+                } else {
+                    Builder::Auto
+                },
+                dockerfile: Dockerfile::parse("FROM debian\n"),
             };
-            let context = || stream::iter([Ok(Bytes::from_static(b"context"))]);
+            let context = |_| stream::iter([Ok(Bytes::from_static(b"context"))]);
             let building = docker.build_image(&spec, context, sender);
             let reading = async { while progress.recv().await.is_some() {} };
             let _ = futures_util::future::join(building, reading).await;

@@ -203,6 +203,7 @@ fn rules() -> SchedulerConfig {
         backlog: 4,
         mounts: Default::default(),
         network: "none".to_owned(),
+        builder: mistry::project::Builder::Auto,
         limits: Default::default(),
         cap_add: Default::default(),
         log_limit: 1 << 20,

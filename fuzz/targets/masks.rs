@@ -10,11 +10,17 @@ const OUTPUT: u8 = 0xff;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut halves = data.splitn(2, |byte| *byte == OUTPUT);
-    let secrets = halves.next().unwrap_or_default().split(|byte| *byte == NEXT);
+    let secrets = halves
+        .next()
+        .unwrap_or_default()
+        .split(|byte| *byte == NEXT);
     let secrets: Vec<String> = secrets
         .map(|secret| String::from_utf8_lossy(secret).into_owned())
         .collect();
-    let pieces = halves.next().unwrap_or_default().split(|byte| *byte == NEXT);
+    let pieces = halves
+        .next()
+        .unwrap_or_default()
+        .split(|byte| *byte == NEXT);
     // A piece of one byte is a whole secret, so that there is something to mask.
     let pieces: Vec<&[u8]> = pieces
         .map(|piece| match piece {

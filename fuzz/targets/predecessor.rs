@@ -13,10 +13,7 @@ libfuzzer_sys::fuzz_target!(|text: &[u8]| {
             record.info.outcome().is_some(),
             "a build that is over has an outcome"
         );
-        assert_eq!(
-            (record.info.id, record.info.project.as_str()),
-            (id, "p")
-        );
+        assert_eq!((record.info.id, record.info.project.as_str()), (id, "p"));
         let opaque = record
             .info
             .params

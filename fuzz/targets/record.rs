@@ -14,15 +14,24 @@ libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     assert_eq!(again, read);
     let project = "p".parse().expect("a name");
     for state in [State::Pending, State::Ready] {
-        let record = || record(text, &project, mistry::job::JobId::LAST, state).expect("it was one");
+        let record =
+            || record(text, &project, mistry::job::JobId::LAST, state).expect("it was one");
         record().params();
         // The document of the value says the same as the value.
         let view = record().info.view();
         let text = serde_json::to_vec(&view).expect("a document is JSON");
-        let mut again = mistry::build::fuzzing::record(&text, &project, mistry::job::JobId::LAST, state).expect("one");
+        let mut again =
+            mistry::build::fuzzing::record(&text, &project, mistry::job::JobId::LAST, state)
+                .expect("one");
         assert_eq!(again.info, record().info);
         again.info.abridge();
-        let bytes: usize = again.info.params.values().flatten().map(|value| value.len()).sum();
+        let bytes: usize = again
+            .info
+            .params
+            .values()
+            .flatten()
+            .map(|value| value.len())
+            .sum();
         assert!(bytes <= text.len() + (64 << 10));
     }
 });

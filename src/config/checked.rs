@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::error::Error;
 use super::file::{ConfigFile, GcRules, Public};
 use crate::filesystem::Kind;
-use crate::project::{self, Capability, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits};
+use crate::project::{self, Builder, Capability, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits};
 
 /// The network of builds where the configuration names none: the host's own, as the first mistry had it.
 const DEFAULT_NETWORK: &str = "host";
@@ -61,6 +61,8 @@ pub struct Config {
     pub engine_wait: Duration,
     /// Docker network mode of builds.
     pub network: String,
+    /// What builds images, where the project does not say it.
+    pub builder: Builder,
     /// Bounds of each build's container.
     pub limits: Limits,
     /// What projects may ask for in their `cap_add`.
@@ -152,6 +154,7 @@ impl ConfigFile {
             keep_attempts: kept_attempts(self.keep_attempts)?,
             engine_wait: self.engine_wait.unwrap_or(DEFAULT_ENGINE_WAIT),
             network: self.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+            builder: self.builder.unwrap_or_default(),
             limits: limits(self.limits)?,
             cap_add: self.cap_add,
             gc: self.gc,
@@ -371,6 +374,7 @@ mod tests {
             ("log_limit", r#""big""#),
             ("engine_wait", "true"),
             ("network", r#""""#),
+            ("builder", r#""buildx""#),
             ("limits", r#"{"memory":"1K"}"#),
             ("limits", r#"{"cpu":1}"#),
             ("limits", r#"{"pids":0}"#),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::project::{self, Capability, Limits};
+use crate::project::{self, Builder, Capability, Limits};
 
 /// `config.json` as it may be written; see `docs/operations.md` for each key.
 #[derive(Debug, Deserialize)]
@@ -34,6 +34,8 @@ pub(super) struct ConfigFile {
     pub(super) engine_wait: Option<Duration>,
     #[serde(default)]
     pub(super) network: Option<String>,
+    #[serde(default)]
+    pub(super) builder: Option<Builder>,
     #[serde(default)]
     pub(super) limits: Option<Limits>,
     #[serde(default)]

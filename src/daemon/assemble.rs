@@ -44,6 +44,7 @@ pub(super) fn scheduler_config(config: &Config) -> SchedulerConfig {
         backlog: config.job_backlog,
         mounts: config.mounts.clone(),
         network: config.network.clone(),
+        builder: config.builder,
         limits: config.limits.clone(),
         cap_add: config.cap_add.clone(),
         log_limit: config.log_limit,

@@ -1,23 +1,153 @@
-//! The images that a Dockerfile names, so that each can be pulled by itself.
+//! What a Dockerfile needs: the images that it names, so that each can be pulled by itself, and the builder
+//! that knows its words.
 //!
-//! Only the necessary part of the language is parsed. Names that are unknown before the build (with a
-//! variable that has no default) are left out.
+//! Only the necessary part of the language is read. Names that are unknown before the build (with a variable
+//! that has no default) are left out.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::instructions::{Instruction, directives, instructions};
 
 /// Bytes of the longest text in which variables are replaced: far more than an image reference may have. Each
 /// of a few lines can double the length of the line before it.
 const MAX_EXPANDED: usize = 4_096;
 
-/// The images that `FROM`, `COPY --from` and `RUN --mount=from=` name, each once and in order; not
-/// `scratch` and not the stages of the Dockerfile itself.
-pub fn named_images(dockerfile: &str) -> Vec<String> {
+/// Variables that only BuildKit sets.
+const PLATFORM_ARGS: [&str; 8] = [
+    "BUILDPLATFORM",
+    "BUILDOS",
+    "BUILDARCH",
+    "BUILDVARIANT",
+    "TARGETPLATFORM",
+    "TARGETOS",
+    "TARGETARCH",
+    "TARGETVARIANT",
+];
+
+/// What a Dockerfile needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dockerfile {
+    /// The images that `FROM`, `COPY --from` and `RUN --mount=from=` name, each once and in order; not
+    /// `scratch` and not the stages of the Dockerfile itself.
+    pub images: Vec<String>,
+    /// The image of the program that reads the Dockerfile, from `# syntax=`.
+    pub frontend: Option<Frontend>,
+    /// What only BuildKit knows, in order.
+    pub features: Vec<Feature>,
+}
+
+/// The image of the program that is to read a Dockerfile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// Its reference.
+    pub image: String,
+    /// The bytes of the line that names it, without the `#`.
+    pub line: Range<u64>,
+}
+
+impl Frontend {
+    /// Whether it is Docker's own, of which each Engine with BuildKit has a version built in.
+    pub fn is_built_in(&self) -> bool {
+        let name = self.image.trim_start_matches("docker.io/");
+        let repository = name.split(['@', ':']).next().unwrap_or(name);
+        matches!(
+            repository,
+            "docker/dockerfile" | "docker/dockerfile-upstream"
+        )
+    }
+}
+
+/// Something that only BuildKit knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// As people call it.
+    pub name: String,
+    /// The line of its instruction, from 1.
+    pub line: usize,
+    /// The first major version of the Engine whose BuildKit knows it, if not all do.
+    pub since: Option<u32>,
+}
+
+impl Dockerfile {
+    /// Reads a Dockerfile. A text that is none names nothing; the builder refuses it.
+    pub fn parse(text: &str) -> Dockerfile {
+        let instructions = instructions(text);
+        let frontend = directives(text).syntax.and_then(|(value, line)| {
+            let image = value.split_whitespace().next()?.to_owned();
+            let line = line.start as u64..line.end as u64;
+            Some(Frontend { image, line })
+        });
+        Dockerfile {
+            images: named_images(&instructions),
+            frontend,
+            features: instructions.iter().flat_map(features).collect(),
+        }
+    }
+
+    /// Whether only BuildKit can build it.
+    pub fn needs_buildkit(&self) -> bool {
+        self.frontend.is_some() || !self.features.is_empty()
+    }
+}
+
+/// What only BuildKit knows of an instruction.
+fn features(instruction: &Instruction) -> Vec<Feature> {
+    let feature = |name: String, since| Feature {
+        name,
+        line: instruction.line,
+        since,
+    };
+    let mut found = Vec::new();
+    if instruction.has_here_document {
+        found.push(feature("a here-document".to_owned(), Some(23)));
+    }
+    let mut words = instruction.text.split_whitespace();
+    let word = words.next().unwrap_or_default().to_ascii_uppercase();
+    let rest: Vec<&str> = words.collect();
+    let flags = rest.iter().take_while(|word| word.starts_with("--"));
+    let flags = flags.map(|flag| flag.split('=').next().unwrap_or(flag));
+    let uses = |arg: &&&str| PLATFORM_ARGS.iter().any(|name| refers_to(arg, name));
+    match word.as_str() {
+        "RUN" => found.extend(flags.map(|flag| feature(format!("RUN {flag}"), None))),
+        "COPY" | "ADD" => {
+            let new = flags.filter(|flag| !matches!(*flag, "--from" | "--chown"));
+            found.extend(new.map(|flag| {
+                let since = (flag == "--link").then_some(23);
+                feature(format!("{word} {flag}"), since)
+            }));
+        }
+        "FROM" => found.extend(
+            rest.iter()
+                .filter(|word| word.contains('$'))
+                .find(uses)
+                .map(|word| feature(format!("FROM {word}"), None)),
+        ),
+        "ARG" => {
+            let set = rest.iter().find(|name| PLATFORM_ARGS.contains(name));
+            found.extend(set.map(|name| feature(format!("ARG {name}"), None)));
+        }
+        _ => {}
+    }
+    found
+}
+
+/// Whether a word has `$NAME` or `${NAME…}`.
+fn refers_to(word: &str, name: &str) -> bool {
+    word.split('$').skip(1).any(|after| {
+        let after = after.strip_prefix('{').unwrap_or(after);
+        let rest = after.strip_prefix(name);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
+    })
+}
+
+fn named_images(instructions: &[Instruction]) -> Vec<String> {
     let mut args = BTreeMap::new();
     let mut stages: Vec<String> = Vec::new();
     let mut is_global = true;
     let mut images: Vec<String> = Vec::new();
-    for instruction in instructions(dockerfile) {
-        let words: Vec<&str> = instruction.split_whitespace().collect();
+    for instruction in instructions {
+        let words: Vec<&str> = instruction.text.split_whitespace().collect();
         let Some((word, rest)) = words.split_first() else {
             continue;
         };
@@ -67,38 +197,6 @@ pub fn named_images(dockerfile: &str) -> Vec<String> {
     images
 }
 
-/// The instructions of a Dockerfile, each on one line, without comments.
-fn instructions(dockerfile: &str) -> Vec<String> {
-    let is_backtick = dockerfile
-        .lines()
-        .take_while(|line| line.trim_start().starts_with('#'))
-        .filter_map(|line| line.trim_start_matches(['#', ' ']).split_once('='))
-        .any(|(name, value)| name.trim().eq_ignore_ascii_case("escape") && value.trim() == "`");
-    let escape = if is_backtick { '`' } else { '\\' };
-    let mut instructions = Vec::new();
-    let mut current = String::new();
-    for line in dockerfile.lines() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        match line.strip_suffix(escape) {
-            Some(part) => {
-                current.push_str(part);
-                current.push(' ');
-            }
-            None => {
-                current.push_str(line);
-                instructions.push(std::mem::take(&mut current));
-            }
-        }
-    }
-    if !current.is_empty() {
-        instructions.push(current);
-    }
-    instructions
-}
-
 /// `text` with `$X`, `${X}` and `${X:-default}` replaced; `None` where a variable has no value, or the
 /// result is longer than [`MAX_EXPANDED`].
 fn expanded(text: &str, args: &BTreeMap<String, String>) -> Option<String> {
@@ -136,6 +234,10 @@ fn expanded(text: &str, args: &BTreeMap<String, String>) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn images(dockerfile: &str) -> Vec<String> {
+        Dockerfile::parse(dockerfile).images
+    }
+
     #[test]
     fn every_image_is_listed_once_without_stages() {
         let dockerfile = "# escape=\\\n\
@@ -146,7 +248,7 @@ mod tests {
             FROM scratch\nCOPY --from=BUILD /a /d\nCOPY --from=tools:1 /a /e\n\
             FROM ${MISSING:-alpine}\nFROM $UNKNOWN\n";
         assert_eq!(
-            named_images(dockerfile),
+            images(dockerfile),
             ["debian:12", "tools:1", "local/b", "alpine"]
         );
     }
@@ -158,10 +260,10 @@ mod tests {
             dockerfile.push_str(&format!("ARG A{}=$A{at}$A{at}\n", at + 1));
         }
         dockerfile.push_str("FROM $A60\nFROM $A2\n");
-        assert_eq!(named_images(&dockerfile), ["x".repeat(32)]);
+        assert_eq!(images(&dockerfile), ["x".repeat(32)]);
         let long = "x".repeat(MAX_EXPANDED);
-        assert_eq!(named_images(&format!("FROM {long}")), [&*long]);
-        assert_eq!(named_images(&format!("FROM {long}x")), [""; 0]);
+        assert_eq!(images(&format!("FROM {long}")), [&*long]);
+        assert_eq!(images(&format!("FROM {long}x")), [""; 0]);
     }
 
     #[test]
@@ -175,7 +277,75 @@ mod tests {
             "FROM ${",
             "\\",
         ] {
-            assert_eq!(named_images(text), [""; 0], "{text}");
+            assert_eq!(images(text), [""; 0], "{text}");
         }
+    }
+
+    #[test]
+    fn what_only_buildkit_knows_is_found_with_its_line() {
+        for (instruction, name, since) in [
+            ("RUN --mount=type=cache,target=/c make", "RUN --mount", None),
+            ("run --network=none make", "RUN --network", None),
+            ("COPY --chmod=755 a b", "COPY --chmod", None),
+            ("COPY --from=x --link a b", "COPY --link", Some(23)),
+            ("ADD --checksum=sha256:0 a b", "ADD --checksum", None),
+            ("RUN <<EOF\nFROM x\nEOF", "a here-document", Some(23)),
+            ("COPY <<EOF /a\nEOF", "a here-document", Some(23)),
+            (
+                "FROM --platform=$BUILDPLATFORM x",
+                "FROM --platform=$BUILDPLATFORM",
+                None,
+            ),
+            ("FROM x-${TARGETARCH:-a}", "FROM x-${TARGETARCH:-a}", None),
+            ("ARG TARGETARCH", "ARG TARGETARCH", None),
+        ] {
+            let found = Dockerfile::parse(&format!("FROM a\n\n{instruction}\n"));
+            let expected = Feature {
+                name: name.to_owned(),
+                line: 3,
+                since,
+            };
+            assert_eq!(found.features, [expected], "{instruction}");
+            assert!(found.needs_buildkit());
+        }
+        for instruction in [
+            "COPY --from=b --chown=1:2 a b",
+            "RUN make --mount=x",
+            "ADD a b",
+            "ARG TARGETARCH=amd64",
+            "FROM x-$TARGETARCHS",
+            "ENV A=$TARGETARCH",
+            "# RUN --mount=x",
+        ] {
+            let found = Dockerfile::parse(&format!("FROM a\n{instruction}\n"));
+            assert!(!found.needs_buildkit(), "{instruction}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_frontend_is_that_of_the_first_line() {
+        let frontend = |text: &str| Dockerfile::parse(text).frontend;
+        for (text, image, is_built_in) in [
+            (
+                "# syntax=docker/dockerfile:1.7-labs\n",
+                "docker/dockerfile:1.7-labs",
+                true,
+            ),
+            (
+                "#syntax=docker.io/docker/dockerfile@sha256:00 --x\n",
+                "docker.io/docker/dockerfile@sha256:00",
+                true,
+            ),
+            ("# syntax=docker/dockerfile\n", "docker/dockerfile", true),
+            (
+                "# syntax=example.org/docker/dockerfile:1\n",
+                "example.org/docker/dockerfile:1",
+                false,
+            ),
+        ] {
+            let found = frontend(text).unwrap();
+            assert_eq!((&*found.image, found.is_built_in()), (image, is_built_in));
+        }
+        assert_eq!(frontend("# a\n# syntax=b\nFROM c\n"), None);
     }
 }

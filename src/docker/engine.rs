@@ -213,6 +213,11 @@ impl Docker {
         self.shared.negotiated.lock()
     }
 
+    /// The path of the Engine's socket.
+    pub(super) fn socket(&self) -> &str {
+        &self.shared.socket
+    }
+
     pub(super) fn counters(&self) -> MutexGuard<'_, HashMap<String, Counter>> {
         self.shared.counters.lock()
     }
@@ -332,11 +337,12 @@ mod tests {
             build_args: Labels::new(),
             network: String::new(),
             fresh: true,
-            images: Vec::new(),
+            builder: crate::docker::Builder::Auto,
+            dockerfile: crate::docker::Dockerfile::default(),
         };
         check(docker.ping());
         check(docker.images());
-        check(docker.build_image(&spec, futures_util::stream::empty, output));
+        check(docker.build_image(&spec, |_| futures_util::stream::empty(), output));
         check(docker.start("c"));
         let over = tokio_util::sync::CancellationToken::new();
         check(docker.logs("c", over));

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 
+use super::buildkit::read_line;
 use super::line_ends::LineEnds;
 use super::output::{self, Output};
 use super::passwd::{self, Found};
 use super::steps::{Progress, Steps};
+use super::trace::Trace;
 
 /// The home directory of `user` in the archive of an `/etc/passwd` from the Engine, truncated anywhere; or
 /// the path that it is a link to.
@@ -40,6 +42,14 @@ pub fn steps(stream: &[u8]) -> Vec<Progress> {
         .filter_map(|line| serde_json::from_slice(line).ok())
         .flat_map(|item| steps.take(item))
         .collect()
+}
+
+/// The text for the log of an answer of BuildKit, up to its first error.
+pub fn buildkit(answer: &[u8]) -> Vec<u8> {
+    let (mut trace, mut image) = (Trace::default(), None);
+    let lines = answer.split(|byte| *byte == b'\n');
+    let texts = lines.map_while(|line| read_line(line, &mut trace, &mut image).ok());
+    texts.flatten().collect()
 }
 
 /// The output of a container whose Engine leaves line ends out and sends these entries; `None` if it would

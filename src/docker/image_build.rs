@@ -1,8 +1,10 @@
-//! Builds an image with the classic builder, from a tar stream. The Engine's output is passed on as it comes.
+//! Builds an image from a tar stream, with the classic builder or with BuildKit. The output of the classic builder
+//! is passed on as it comes.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    ops::Range,
     pin::pin,
     sync::Arc,
 };
@@ -13,6 +15,7 @@ use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::dockerfile::Dockerfile;
 use super::engine::{Docker, Labels, refusal};
 use super::error::Error;
 use super::steps::{Fetching, Progress, Steps};
@@ -22,7 +25,7 @@ use super::steps::{Fetching, Progress, Steps};
 const MAX_BUILD_ATTEMPTS: usize = 3;
 
 /// Images that are pulled one by one; no real Dockerfile names more.
-const MAX_PULLED: usize = 100;
+pub(super) const MAX_PULLED: usize = 100;
 
 /// The inputs other than the context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,15 +40,29 @@ pub struct ImageSpec {
     pub network: String,
     /// Pull the images that the Dockerfile names again, and use no cached step.
     pub fresh: bool,
-    /// Those images, from [`named_images`](super::named_images): they are pulled one by one if the builder
-    /// cannot pull one of them.
-    pub images: Vec<String>,
+    /// The builder.
+    pub builder: Builder,
+    /// What the Dockerfile needs. The images that it names are pulled one by one if the builder cannot pull one
+    /// of them.
+    pub dockerfile: Dockerfile,
+}
+
+/// What builds an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Builder {
+    /// BuildKit if the Dockerfile needs it, or if the classic builder says so; else the classic builder.
+    #[default]
+    Auto,
+    /// The classic builder, whatever the Dockerfile needs.
+    Classic,
+    /// BuildKit.
+    BuildKit,
 }
 
 impl Docker {
     /// Builds an image and returns its id (`sha256:…`).
     ///
-    /// `context` makes the tar stream; it is called again when a fresh build cannot pull an image and uses
+    /// `context` makes the tar stream, with these bytes of the Dockerfile replaced by spaces; it is called again when a fresh build cannot pull an image and uses
     /// the one that is on this host, and when a layer that the build was based on was removed meanwhile: the
     /// Engine shares layers between all builds. `output` gets the builder's text as it comes, and is dropped
     /// at the end; the build waits while the channel is full, and continues when its receiver is dropped.
@@ -61,17 +78,47 @@ impl Docker {
         output: mpsc::Sender<Progress>,
     ) -> Result<String, Error>
     where
-        F: Fn() -> S,
+        F: Fn(Option<Range<u64>>) -> S,
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
         let spec = &ImageSpec {
             network: self.network_of_steps(&spec.network).await?,
             ..spec.clone()
         };
+        let needs_buildkit = spec.dockerfile.needs_buildkit();
+        if spec.builder == Builder::BuildKit || (spec.builder == Builder::Auto && needs_buildkit) {
+            return self.build_with_buildkit(spec, &context, &output).await;
+        }
+        match self.build_with_classic(spec, &context, &output).await {
+            Err(Error::Build(message))
+                if spec.builder == Builder::Auto && is_about_buildkit(&message) =>
+            {
+                let _ = output.send(Progress::Restarted).await;
+                let note = format!(
+                    "\nmistry: {}; building with BuildKit.\n",
+                    message.trim_end()
+                );
+                send_note(&output, note).await;
+                self.build_with_buildkit(spec, &context, &output).await
+            }
+            built => built,
+        }
+    }
+
+    async fn build_with_classic<F, S>(
+        &self,
+        spec: &ImageSpec,
+        context: &F,
+        output: &mpsc::Sender<Progress>,
+    ) -> Result<String, Error>
+    where
+        F: Fn(Option<Range<u64>>) -> S,
+        S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
+    {
         let mut pull = spec.fresh;
         let mut attempts = 1;
         loop {
-            let note = match self.build_once(spec, pull, context(), &output).await {
+            let note = match self.build_once(spec, pull, context(None), output).await {
                 Ok(image) => return Ok(image),
                 Err(Failure {
                     error: Error::Build(message),
@@ -90,7 +137,7 @@ impl Docker {
                 Err(failure) => return Err(failure.error),
             };
             let _ = output.send(Progress::Restarted).await;
-            send_note(&output, note).await;
+            send_note(output, note).await;
         }
     }
 
@@ -111,12 +158,12 @@ impl Docker {
                 why.trim_end()
             ));
         };
-        for image in spec.images.iter().take(MAX_PULLED) {
+        for image in spec.dockerfile.images.iter().take(MAX_PULLED) {
             if let Err(why) = self.pull(image).await {
                 add_line(&format!("The image '{image}'"), &why);
             }
         }
-        if spec.images.is_empty() {
+        if spec.dockerfile.images.is_empty() {
             let what = match fetching {
                 Fetching::Base => "The base image",
                 _ => "An image that is copied from",
@@ -183,7 +230,7 @@ impl Docker {
     }
 }
 
-const BUILDING_IMAGE: &str = "building an image";
+pub(super) const BUILDING_IMAGE: &str = "building an image";
 
 /// True for the classic builder's message that a layer, just made or found in its cache, is missing. A base
 /// has a name; only layers are named by digest.
@@ -197,7 +244,16 @@ fn is_lost_layer(message: &str) -> bool {
     gone.iter().any(|gone| message.contains(gone)) && message.contains("sha256:")
 }
 
-fn no_image() -> Error {
+/// Whether the classic builder refuses an instruction of the Dockerfile because only BuildKit knows it; the words
+/// are those of Engines before 23 and since.
+pub fn is_about_buildkit(message: &str) -> bool {
+    // The message about a failed step quotes its command, which may contain anything.
+    !message.starts_with("The command '")
+        && (message.contains("requires BuildKit")
+            || message.contains("classic builder") && message.contains("does not support"))
+}
+
+pub(super) fn no_image() -> Error {
     Error::Build("the Engine ended the build without an image".to_owned())
 }
 
@@ -218,7 +274,7 @@ fn options(spec: &ImageSpec, pull: bool) -> BuildImageOptions {
 }
 
 /// Sends a note of mistry to the log. A build continues without a receiver of its output.
-async fn send_note(output: &mpsc::Sender<Progress>, text: String) {
+pub(super) async fn send_note(output: &mpsc::Sender<Progress>, text: String) {
     let _ = output.send(Progress::Text(Bytes::from(text))).await;
 }
 
@@ -254,10 +310,13 @@ impl From<Error> for Failure {
 
 /// Stores the error of a context stream, which the HTTP client would only report as a broken body.
 #[derive(Clone, Default)]
-struct Broken(Arc<Mutex<Option<io::Error>>>);
+pub(super) struct Broken(Arc<Mutex<Option<io::Error>>>);
 
 impl Broken {
-    fn watch<S>(self, context: S) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static
+    pub(super) fn watch<S>(
+        self,
+        context: S,
+    ) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static
     where
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
@@ -270,7 +329,7 @@ impl Broken {
         })
     }
 
-    fn take(&self) -> Option<io::Error> {
+    pub(super) fn take(&self) -> Option<io::Error> {
         let mut slot = self.0.lock();
         slot.take()
     }
@@ -286,6 +345,22 @@ mod tests {
         assert!(is_lost_layer("No such image: sha256:4464a8"));
         assert!(!is_lost_layer("No such image: debian:12"));
         assert!(!is_lost_layer("unknown instruction: COPIE"));
+    }
+
+    #[test]
+    fn a_dockerfile_that_the_classic_builder_does_not_know_is_recognised() {
+        for message in [
+            "the --mount option requires BuildKit. Refer to https://docs.docker.com/go/buildkit/ to learn how to build images with BuildKit enabled",
+            "dockerfile parse error on line 2: classic builder RUN currently does not support any flags, got: --mount",
+        ] {
+            assert!(is_about_buildkit(message));
+        }
+        for message in [
+            "dockerfile parse error line 2: unknown instruction: COPIE",
+            "The command '/bin/sh -c echo requires BuildKit' returned a non-zero code: 1",
+        ] {
+            assert!(!is_about_buildkit(message), "{message}");
+        }
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! [`Docker`] is a cheap handle to one Docker Engine behind a unix socket. It takes specs ([`ImageSpec`],
 //! [`ContainerSpec`]) and returns values and streams, independent of the purpose of a container. Images are
-//! built by the classic builder, which every Engine still has.
+//! built by the classic builder, which every Engine still has, or by BuildKit where the Dockerfile needs it.
 //!
 //! This module does not retry, log or store containers: an Engine that does not answer is
 //! [`Error::Unreachable`], and the caller decides when to try again. The handle reconnects by itself when the
 //! Engine is back.
 
+mod buildkit;
 mod container;
 mod container_spec;
 mod counter;
@@ -19,6 +20,7 @@ mod events;
 pub mod fuzzing;
 mod image;
 mod image_build;
+mod instructions;
 mod line_ends;
 mod logs;
 mod output;
@@ -26,16 +28,17 @@ mod passwd;
 mod processes;
 mod steps;
 mod tag;
+mod trace;
 
 pub use self::{
     container::{ContainerStatus, Exit, Found},
     container_spec::{ContainerSpec, Limits},
-    dockerfile::named_images,
+    dockerfile::{Dockerfile, Feature, Frontend},
     engine::{DEFAULT_SOCKET, Docker, PING_TIMEOUT},
     error::{Cause, Error},
     events::{ContainerEvent, Watch},
     image::{FoundImage, ImageConfig, Pruned},
-    image_build::ImageSpec,
+    image_build::{Builder, ImageSpec, is_about_buildkit},
     output::{Output, Stream},
     processes::ProcessWatch,
     steps::{Layer, Progress},

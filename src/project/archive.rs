@@ -7,9 +7,12 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::SystemTime;
 
+use super::DOCKERFILE;
 use super::context::Context;
 use super::digest::Hashing;
 use super::entry::{Content, Entry, open};
@@ -36,13 +39,28 @@ fn sent_time(modified: SystemTime) -> u64 {
     }
 }
 
+/// Bytes of a Dockerfile that are read for what it needs.
+const MAX_DOCKERFILE: u64 = 1 << 20;
+
 impl Context {
-    /// Writes the context as a tar. Files are streamed, never held whole.
+    /// The text of the Dockerfile; only its first MiB. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not UTF-8.
+    pub fn dockerfile(&self) -> io::Result<String> {
+        let mut text = String::new();
+        let file = open(&self.project().path.join(DOCKERFILE))?;
+        file.take(MAX_DOCKERFILE).read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Writes the context as a tar, with spaces in place of the bytes `blank` of the Dockerfile. Files are
+    /// streamed, never held whole.
     ///
     /// # Errors
     /// [`Error::Changed`] when a file no longer matches its digest; what was written so far is a truncated
     /// tar, which Docker rejects.
-    pub fn write_tar(&self, to: impl Write) -> Result<(), Error> {
+    pub fn write_tar(&self, to: impl Write, blank: Option<Range<u64>>) -> Result<(), Error> {
         let name = &self.project().name;
         let failed = |error| Error::Read(name.clone(), error);
         let mut tar = tar::Builder::new(to);
@@ -60,7 +78,9 @@ impl Context {
             }
             let (kind, target) = match &entry.content {
                 Content::File { .. } => {
-                    self.append_file(&mut tar, entry)?;
+                    let is_dockerfile = entry.path == Path::new(DOCKERFILE);
+                    let blank = blank.clone().filter(|_| is_dockerfile).unwrap_or_default();
+                    self.append_file(&mut tar, entry, blank)?;
                     continue;
                 }
                 Content::Directory => (tar::EntryType::Directory, &b""[..]),
@@ -76,7 +96,12 @@ impl Context {
             .map_err(failed)
     }
 
-    fn append_file(&self, tar: &mut tar::Builder<impl Write>, entry: &Entry) -> Result<(), Error> {
+    fn append_file(
+        &self,
+        tar: &mut tar::Builder<impl Write>,
+        entry: &Entry,
+        blank: Range<u64>,
+    ) -> Result<(), Error> {
         let Content::File { size, digest } = &entry.content else {
             return Ok(());
         };
@@ -90,11 +115,36 @@ impl Context {
             Err(error) => return Err(failed(at(&path)(error))),
         };
         let mut sent = Hashing::new(file.take(*size));
-        append(tar, entry, tar::EntryType::Regular, b"", &mut sent).map_err(failed)?;
+        let content = Blanked {
+            from: &mut sent,
+            at: 0,
+            blank,
+        };
+        append(tar, entry, tar::EntryType::Regular, b"", content).map_err(failed)?;
         if sent.finish() != (*size, *digest) {
             return Err(changed());
         }
         Ok(())
+    }
+}
+
+/// Reads a file with spaces in place of some bytes.
+struct Blanked<R> {
+    from: R,
+    at: u64,
+    blank: Range<u64>,
+}
+
+impl<R: Read> Read for Blanked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        for (byte, at) in buffer[..count].iter_mut().zip(self.at..) {
+            if self.blank.contains(&at) {
+                *byte = b' ';
+            }
+        }
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

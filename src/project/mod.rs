@@ -37,7 +37,8 @@ pub use param_schema::{ParamRule, ParamSchema, ParamsError, is_opaque_param};
 pub use projects::Projects;
 pub(crate) use recipe::{DOCKERFILE, IGNORE_FILE, SETTINGS};
 pub use settings::{
-    ArtifactsStart, Capability, Limits, Settings, SettingsError, parse_duration, parse_size,
+    ArtifactsStart, Builder, Capability, Limits, Settings, SettingsError, parse_duration,
+    parse_size,
 };
 pub(crate) use settings::{
     LOG_LIMITS, LOG_LIMITS_WRITTEN, duration, read_json, resolve_mounts, size,

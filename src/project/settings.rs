@@ -56,6 +56,19 @@ impl Capability {
     }
 }
 
+/// What builds the image of a project.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Builder {
+    /// BuildKit if the Dockerfile needs it, else the classic builder.
+    #[default]
+    Auto,
+    /// The classic builder.
+    Classic,
+    /// BuildKit.
+    BuildKit,
+}
+
 /// The kernel's maximum: `PID_MAX_LIMIT`.
 const MAX_PIDS: u64 = 4 << 20;
 
@@ -121,6 +134,9 @@ pub struct Settings {
     /// Docker network mode.
     #[serde(default)]
     pub network: Option<String>,
+    /// What builds the image.
+    #[serde(default)]
+    pub builder: Option<Builder>,
     /// Limits of the container.
     #[serde(default)]
     pub limits: Option<Limits>,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::policy::Policy;
-use crate::project::{Capability, Limits};
+use crate::project::{Builder, Capability, Limits};
 
 /// The scheduler's part of the configuration.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct SchedulerConfig {
     pub mounts: BTreeMap<PathBuf, String>,
     /// Docker network mode.
     pub network: String,
+    /// What builds images.
+    pub builder: Builder,
     /// Bounds of each container.
     pub limits: Limits,
     /// Capabilities that projects may request in their `cap_add`.

@@ -5,7 +5,7 @@
 //! that is recorded as built here is used: commits and children of it carry its labels, too.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::blocking::blocking;
 use crate::build::{BuildStore, ImageRecord, ImageRecords, Step, is_prefix};
-use crate::docker::{self, Docker, ImageSpec, Layer, Progress};
+use crate::docker::{self, Builder, Docker, Dockerfile, ImageSpec, Layer, Progress};
 use crate::pipe;
 use crate::project::{Context, Digest, ProjectName};
 
@@ -24,8 +24,6 @@ use crate::project::{Context, Digest, ProjectName};
 const MAX_KNOWN: usize = 4_096;
 /// Pieces of an image build's output that are queued for the log.
 const OUTPUT_PIECES: usize = 64;
-/// Bytes of a Dockerfile that are parsed for the images that it names.
-const MAX_DOCKERFILE: u64 = 1 << 20;
 
 /// The label of every image and container made by mistry.
 pub(super) const INSTANCE: &str = "mistry.instance";
@@ -49,6 +47,7 @@ pub(super) struct Wanted {
     /// The user that builds run as, for the build-arg `uid`.
     pub(super) uid: String,
     pub(super) network: String,
+    pub(super) builder: Builder,
 }
 
 impl Wanted {
@@ -157,15 +156,15 @@ impl Images {
             build_args: BTreeMap::from([("uid".to_owned(), wanted.uid.clone())]),
             network: wanted.network.clone(),
             fresh,
-            images: if fresh {
-                named(wanted).await
-            } else {
-                Vec::new()
-            },
+            builder: wanted.builder,
+            dockerfile: dockerfile(wanted).await,
         };
-        let tar = || {
+        let tar = |blank: Option<Range<u64>>| {
             let context = wanted.context.clone();
-            pipe::writer_stream(move |to| context.write_tar(to).map_err(std::io::Error::other))
+            pipe::writer_stream(move |to| {
+                let written = context.write_tar(to, blank);
+                written.map_err(std::io::Error::other)
+            })
         };
         let building = self.building.read().await;
         let began = Timestamp::now();
@@ -306,16 +305,11 @@ impl Images {
     }
 }
 
-/// The images that the Dockerfile names. If it cannot be read, the build itself fails.
-async fn named(wanted: &Wanted) -> Vec<String> {
-    let path = wanted.context.project().path.join("Dockerfile");
-    let read = blocking(move || {
-        let mut text = String::new();
-        let file = std::fs::File::open(path)?;
-        file.take(MAX_DOCKERFILE).read_to_string(&mut text)?;
-        Ok::<_, std::io::Error>(text)
-    });
-    let text = read.await.ok().and_then(Result::ok);
-    text.map(|text| docker::named_images(&text))
+/// What the Dockerfile needs. If it cannot be read, the build itself fails.
+async fn dockerfile(wanted: &Wanted) -> Dockerfile {
+    let context = wanted.context.clone();
+    let read = blocking(move || context.dockerfile()).await;
+    let text = read.ok().and_then(Result::ok);
+    text.map(|text| Dockerfile::parse(&text))
         .unwrap_or_default()
 }

@@ -71,24 +71,16 @@ fn image_sentence(error: &docker::Error) -> String {
     }
 }
 
-/// Docker's message about an image that cannot be built. It tells its reader to enable BuildKit, which is not
-/// possible here.
+/// Docker's message about an image that cannot be built. It tells its reader to enable BuildKit, which the
+/// configuration forbids if it gets here.
 pub(super) fn explained(message: &str) -> String {
-    match needs_buildkit(message) {
+    match docker::is_about_buildkit(message) {
         true => format!("{NEEDS_BUILDKIT} (Docker: {message})"),
         false => message.to_owned(),
     }
 }
 
-const NEEDS_BUILDKIT: &str = "mistry uses Docker's classic builder, and this instruction needs BuildKit: it cannot be used here yet";
-
-/// Whether the classic builder refuses an instruction of the Dockerfile because only BuildKit knows it.
-fn needs_buildkit(message: &str) -> bool {
-    // The message about a failed step quotes its command, which may contain anything.
-    !message.starts_with("The command '")
-        && (message.contains("requires BuildKit")
-            || message.contains("classic builder") && message.contains("does not support"))
-}
+const NEEDS_BUILDKIT: &str = "this Dockerfile needs BuildKit, and the configuration says that the classic builder builds it: set \"builder\" to \"auto\" in mistry.json";
 
 fn container_sentence(error: &docker::Error) -> String {
     match error {
@@ -140,20 +132,13 @@ mod tests {
             "dockerfile parse error line 2: classic builder RUN currently does not support any flags",
         ] {
             let sentence = interruption(docker::Error::Build(message.to_owned())).to_string();
-            let begin = "could not build docker image 'p': mistry uses Docker's classic builder, ";
+            let begin = "could not build docker image 'p': this Dockerfile needs BuildKit, ";
             assert!(sentence.starts_with(begin), "{sentence}");
             assert!(
                 sentence.ends_with(&format!(" (Docker: {message})")),
                 "{sentence}"
             );
         }
-        let of_a_step =
-            "The command '/bin/sh -c echo requires BuildKit' returned a non-zero code: 1";
-        let sentence = interruption(docker::Error::Build(of_a_step.to_owned())).to_string();
-        assert_eq!(
-            sentence,
-            format!("could not build docker image 'p': {of_a_step}")
-        );
         let away = docker::Error::Unreachable {
             socket: "/secret/place.sock".into(),
             operation: "building".to_owned(),

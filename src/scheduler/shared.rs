@@ -23,7 +23,7 @@ use super::readers::Readers;
 use super::sweep_state::Sweeper;
 use crate::budget::Budget;
 use crate::build::{BuildStore, LOG_TAIL};
-use crate::docker::Docker;
+use crate::docker::{self, Docker};
 use crate::job::JobId;
 use crate::metrics::Metrics;
 use crate::project::{self, Context, ProjectName, Projects};
@@ -140,6 +140,11 @@ impl Shared {
                 .network
                 .clone()
                 .unwrap_or_else(|| self.config.load().network.clone()),
+            builder: match settings.builder.unwrap_or(self.config.load().builder) {
+                project::Builder::Auto => docker::Builder::Auto,
+                project::Builder::Classic => docker::Builder::Classic,
+                project::Builder::BuildKit => docker::Builder::BuildKit,
+            },
         }
     }
 }

@@ -41,7 +41,8 @@ impl Bench {
             build_args: BTreeMap::from([("uid".to_owned(), "1000".to_owned())]),
             network: "host".to_owned(),
             fresh: false,
-            images: Vec::new(),
+            builder: mistry::docker::Builder::Auto,
+            dockerfile: mistry::docker::Dockerfile::default(),
         }
     }
 
@@ -174,7 +175,7 @@ async fn a_failing_image_build_reports_the_reason_and_leaves_no_image() {
 async fn a_truncated_context_is_distinguished_from_a_failing_build() {
     let bench = Bench::new().await;
     let (output, _text) = mpsc::channel(1);
-    let context = || {
+    let context = |_| {
         stream::iter([
             Ok(Bytes::from_static(b"x")),
             Err(std::io::Error::other("torn")),

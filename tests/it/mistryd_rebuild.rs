@@ -139,12 +139,13 @@ async fn only_objects_of_this_instance_are_pruned() {
             build_args: BTreeMap::new(),
             network: "host".to_owned(),
             fresh: true,
-            images: Vec::new(),
+            builder: mistry::docker::Builder::Auto,
+            dockerfile: mistry::docker::Dockerfile::default(),
         };
         let context = Context::of("FROM scratch\n").script("run.sh", "true");
         let (output, _) = tokio::sync::mpsc::channel(1);
         docker
-            .build_image(&spec, || context.stream(), output)
+            .build_image(&spec, |_| context.stream(), output)
             .await
             .unwrap()
     };

@@ -70,6 +70,7 @@ impl Server {
             backlog: 1,
             mounts: Default::default(),
             network: "host".to_owned(),
+            builder: mistry::project::Builder::Auto,
             limits: Limits::default(),
             cap_add: Default::default(),
             log_limit: 1 << 20,

@@ -85,7 +85,8 @@ impl TestEngine {
             build_args: BTreeMap::from([("uid".to_owned(), "1000".to_owned())]),
             network: "none".to_owned(),
             fresh: false,
-            images: Vec::new(),
+            builder: mistry::docker::Builder::Auto,
+            dockerfile: mistry::docker::Dockerfile::default(),
         }
     }
 
@@ -219,7 +220,7 @@ async fn an_image_that_cannot_be_built_reports_the_reason() {
             );
         }
         let (output, _text) = mpsc::channel(64);
-        let context = || stream::iter([Ok(Bytes::new()), Err(io::Error::other("torn"))]);
+        let context = |_| stream::iter([Ok(Bytes::new()), Err(io::Error::other("torn"))]);
         let error = engine
             .docker
             .build_image(&spec, context, output)

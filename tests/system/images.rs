@@ -396,23 +396,3 @@ fn the_log_of_an_image_build_has_the_steps_that_docker_build_prints_and_no_other
     let from = usize::try_from(info["LogRunsFrom"].as_u64().unwrap()).unwrap();
     assert_eq!(steps(&log[..from]), expected);
 }
-
-#[test]
-fn a_dockerfile_that_needs_buildkit_fails_with_a_sentence_that_says_what_cannot_be_used_here() {
-    let daemon = Setup::on(Place::Ext4).script("mounts", "true").start();
-    rewrite(&daemon, "mounts", |text| {
-        format!("{text}RUN --mount=type=cache,target=/x [\"/bin/busybox\", \"true\"]\n")
-    });
-    let answer = daemon.post("/jobs", &json!({"project": "mounts"}));
-    let text = answer.text();
-    assert_eq!(answer.status, 500, "{text}");
-    assert!(
-        text.contains("could not build docker image 'mounts': "),
-        "{text}"
-    );
-    assert!(
-        text.contains("mistry uses Docker's classic builder"),
-        "{text}"
-    );
-    assert!(text.contains("BuildKit"), "{text}");
-}

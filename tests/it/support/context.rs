@@ -118,6 +118,6 @@ impl Context {
             }
             String::from_utf8(all).unwrap()
         };
-        tokio::join!(docker.build_image(spec, || self.stream(), output), read)
+        tokio::join!(docker.build_image(spec, |_| self.stream(), output), read)
     }
 }

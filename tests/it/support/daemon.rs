@@ -146,6 +146,7 @@ impl TestDaemon {
                 backlog: 8,
                 mounts: BTreeMap::new(),
                 network: "host".to_owned(),
+                builder: mistry::project::Builder::Auto,
                 limits: Limits::default(),
                 cap_add: Default::default(),
                 log_limit: 64 << 20,

@@ -44,11 +44,12 @@ impl ForeignObjects {
                 build_args: BTreeMap::new(),
                 network: "none".to_owned(),
                 fresh: false,
-                images: Vec::new(),
+                builder: mistry::docker::Builder::Auto,
+                dockerfile: mistry::docker::Dockerfile::default(),
             };
             let (output, _) = tokio::sync::mpsc::channel(1);
             let image = docker
-                .build_image(&spec, || context.stream(), output)
+                .build_image(&spec, |_| context.stream(), output)
                 .await
                 .unwrap();
             let mut containers = Vec::new();
