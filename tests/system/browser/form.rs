@@ -50,6 +50,7 @@ fn field(param: &str) -> String {
 fn built(browser: &Browser) -> String {
     browser.wait_for_path("/job/succeed/");
     browser.wait_for_text("h1 .outcome", "succeeded");
+    browser.wait_for("#log[data-stream=over]");
     let path = browser.path();
     let id = path.trim_start_matches("/job/succeed/");
     id.split('?').next().unwrap().to_owned()
