@@ -72,14 +72,14 @@ pub(in crate::web) fn render(
         Media::Unknown => (
             Shown::Nothing,
             None,
-            "By its name it is neither a text nor a picture that is shown here.",
+            "Its name is not that of a text or a picture that can be shown here.",
         ),
         Media::Text | Media::Markup => match text(head, length) {
             Some((lines, cut)) => (Shown::Text(lines), cut, ""),
             None => (
                 Shown::Nothing,
                 None,
-                "Its name is that of a text, what is in it is none.",
+                "Its name is that of a text, but its content is no text.",
             ),
         },
     };

@@ -24,7 +24,7 @@ fn title(status: StatusCode) -> &'static str {
         400 | 422 => "This address is not valid",
         401 | 403 => "This is not allowed",
         404 | 410 => "There is no such page",
-        405 | 406 | 415 => "This address cannot be opened so",
+        405 | 406 | 415 => "This address cannot be opened in this way",
         409 => "This is not possible now",
         429 | 503 | 507 => "The server is busy",
         500..=599 => "Something went wrong on the server",
