@@ -318,7 +318,7 @@ async fn the_page_of_a_project_has_its_builds_before_the_plot_and_a_form_with_it
         assert!(form.contains(what), "{what} is not in {form}");
     }
     assert!(!html.contains("hunter2") && !form.contains("data-param=\"long\""));
-    assert!(html.contains("--group</span> <span>main</span>"), "{html}");
+    assert!(html.contains("<span>--group=main</span>"), "{html}");
 }
 
 #[tokio::test]
