@@ -5,6 +5,7 @@ use std::io;
 use super::name::ProjectName;
 use super::param_schema::ParamsError;
 use super::settings::SettingsError;
+use super::similar;
 
 /// An error of a project.
 #[derive(Debug, thiserror::Error)]
@@ -39,5 +40,7 @@ pub enum Error {
 
 /// The part of a sentence that names the project that was probably meant.
 fn meant(project: Option<&ProjectName>) -> String {
-    project.map_or_else(String::new, |name| format!("; did you mean '{name}'?"))
+    project.map_or_else(String::new, |name| {
+        format!("; {}", similar::question(name.as_str()))
+    })
 }

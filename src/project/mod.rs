@@ -43,3 +43,4 @@ pub use settings::{
 pub(crate) use settings::{
     LOG_LIMITS, LOG_LIMITS_WRITTEN, duration, read_json, resolve_mounts, size,
 };
+pub(crate) use similar::did_you_mean;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::name::{self, PARAM_NAME_RULE};
-use super::similar::most_similar;
+use super::similar::did_you_mean;
 
 /// Most params of a schema: more than a form can show.
 const MAX_PARAMS: usize = 100;
@@ -111,13 +111,10 @@ impl ParamSchema {
 
     fn unknown(&self, name: &str) -> String {
         let names = || self.iter().map(|(name, _)| name);
-        let hint = match most_similar(name, names()) {
-            Some(meant) => format!("did you mean '{meant}'?"),
-            None => match self.0.is_empty() {
-                true => "it takes none".to_owned(),
-                false => format!("expected {}", alternatives(names())),
-            },
-        };
+        let hint = did_you_mean(name, names()).unwrap_or_else(|| match self.0.is_empty() {
+            true => "it takes none".to_owned(),
+            false => format!("expected {}", alternatives(names())),
+        });
         format!("param '{name}' is unknown ({hint})")
     }
 

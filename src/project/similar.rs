@@ -1,4 +1,4 @@
-//! The name that was probably meant by one that is unknown.
+//! The name that was probably meant by one that is unknown, and the question that names it.
 
 /// Most names that are compared with one: more than a host has projects, and some milliseconds of work.
 pub(crate) const MAX_COMPARED: usize = 1_000;
@@ -28,6 +28,19 @@ pub(crate) fn most_similar<'a>(
     nearest
         .filter(|(distance, _)| *distance <= most)
         .map(|(_, other)| other)
+}
+
+/// The question whether the most similar one of `known` names was meant; `None` if no name is similar enough.
+pub(crate) fn did_you_mean<'a>(
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    most_similar(name, known).map(question)
+}
+
+/// The question whether this name was meant.
+pub(super) fn question(meant: &str) -> String {
+    format!("did you mean '{meant}'?")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::reading::Reader;
 use super::service::Scheduler;
 use crate::build::{self, BuildStore, GroupBase};
 use crate::job::GroupName;
-use crate::project::ProjectName;
+use crate::project::{ProjectName, did_you_mean};
 
 /// Groups that are named to a client that asked for an unknown one.
 const MAX_NAMED: usize = 10;
@@ -31,8 +31,8 @@ impl Scheduler {
             blocking(move || {
                 shared.projects.open(&project)?;
                 if !shared.store.reset_group(&project, &group)? {
-                    let known = known_groups(&shared.store, &project)?;
-                    return Err(Error::UnknownGroup(project, group, known));
+                    let hint = known_groups(&shared.store, &project, &group)?;
+                    return Err(Error::UnknownGroup(project, group, hint));
                 }
                 publish_group_reset(&project, &group, &by);
                 Ok(())
@@ -43,11 +43,17 @@ impl Scheduler {
     }
 }
 
-/// The end of the sentence about an unknown group.
-fn known_groups(store: &BuildStore, project: &ProjectName) -> Result<String, build::Error> {
+/// The end of the sentence about an unknown group: the one that was probably meant, and those that are there.
+fn known_groups(
+    store: &BuildStore,
+    project: &ProjectName,
+    unknown: &GroupName,
+) -> Result<String, build::Error> {
     let (_, groups) = store.bases(project)?;
     let names: Vec<&str> = groups.keys().map(String::as_str).collect();
-    Ok(match names.as_slice() {
+    let meant = did_you_mean(unknown.as_str(), names.iter().copied());
+    let meant = meant.map_or_else(String::new, |question| format!(" ({question})"));
+    let known = match names.as_slice() {
         [] => ": no build of a group has succeeded, or all groups are reset".to_owned(),
         names if names.len() <= MAX_NAMED => format!("; its groups are: {}", names.join(", ")),
         names => format!(
@@ -55,7 +61,8 @@ fn known_groups(store: &BuildStore, project: &ProjectName) -> Result<String, bui
             names[..MAX_NAMED].join(", "),
             names.len() - MAX_NAMED
         ),
-    })
+    };
+    Ok(meant + &known)
 }
 
 impl Reader {

@@ -128,8 +128,12 @@ async fn a_group_that_is_not_there_is_refused_with_the_names_of_those_that_are()
     }
     let answer = reset(&daemon, "succeed", "mian").await.expect(404).json();
     let error = text(&answer, "error");
+    let named = "no group 'mian' (did you mean 'main'?); its groups are: feature/x, main";
+    assert!(error.contains(named), "{error}");
+    let answer = reset(&daemon, "succeed", "other").await.expect(404).json();
+    let error = text(&answer, "error");
     assert!(
-        error.contains("no group 'mian'") && error.contains("feature/x, main"),
+        error.contains("no group 'other'; its groups are: feature/x, main"),
         "{error}"
     );
     reset(&daemon, "none-such", "main").await.expect(404);
