@@ -38,6 +38,8 @@ impl BuildStore {
     /// then `failed/<id>` goes.
     fn take_over_failed_rebuild(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
         let _one_at_a_time = self.changing.lock();
+        // The record of the served build is read, changed and replaced: no one else may change it meanwhile.
+        let _marking = self.marking.lock();
         let (failed, ready) = (
             self.layout.failed(project, id),
             self.layout.ready(project, id),
@@ -68,7 +70,6 @@ impl BuildStore {
         outcomes.add(rebuild.view.outcome);
         view.flaky |= outcomes.are_mixed();
         if before != (view.number, view.numbers, view.flaky) {
-            let _marking = self.marking.lock();
             let used = ready.symlink_metadata().map_err(&take_over)?;
             record::write(&ready, &served, Durability::OnReturn).map_err(&take_over)?;
             // This is no use of the build.
@@ -116,4 +117,51 @@ fn restore_modified(directory: &std::path::Path, before: &std::fs::Metadata) {
         &times,
         AtFlags::SYMLINK_NOFOLLOW,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::Filesystem;
+    use crate::job::{Outcome, State};
+
+    fn record(outcome: Outcome, order: u64) -> RecordFile {
+        let mut record = <RecordFile>::default();
+        record.view.state = State::Ready;
+        record.view.outcome = Some(outcome);
+        record.internal.number = order;
+        record
+    }
+
+    #[test]
+    fn a_build_that_is_marked_while_a_failed_rebuild_is_taken_over_stays_marked() {
+        let home = tempfile::tempdir().unwrap();
+        let store = BuildStore::open(home.path(), Filesystem::Plain).unwrap();
+        let (project, id): (ProjectName, JobId) =
+            ("p".parse().unwrap(), "1".repeat(64).parse().unwrap());
+        let ready = store.layout.ready(&project, id);
+        let mut served = record(Outcome::Succeeded, 1);
+        let rebuild = record(Outcome::Failed, 2);
+        for (place, record) in [
+            (&ready, &served),
+            (&store.layout.failed(&project, id), &rebuild),
+        ] {
+            std::fs::create_dir_all(place).unwrap();
+            record::write(place, record, Durability::OnReturn).unwrap();
+        }
+        std::thread::scope(|threads| {
+            let marking = store.marking.lock();
+            let taking_over = threads.spawn(|| store.take_over_failed(&project));
+            served.internal.durable = true;
+            record::write(&ready, &served, Durability::OnReturn).unwrap();
+            drop(marking);
+            taking_over.join().unwrap().unwrap();
+        });
+        let now = record::read(&ready).unwrap().unwrap();
+        assert!(now.internal.durable, "the mark was overwritten");
+        assert_eq!(
+            (now.view.numbers, now.view.flaky),
+            (now.view.number + 1, true)
+        );
+    }
 }
