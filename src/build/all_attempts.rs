@@ -3,7 +3,6 @@
 use std::collections::BinaryHeap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use super::disk::{list_ids, list_named};
 use super::error::{Error, disk_error};
@@ -17,43 +16,71 @@ const REMOVED_PER_WALK: usize = 10_000;
 
 const COUNT: &str = "count the earlier executions of all jobs";
 
-/// When an attempt ended, in seconds and nanoseconds, and where it is.
-type Ended = ((i64, i64), PathBuf);
+/// When an attempt ended, in seconds and nanoseconds, and which one it is.
+type Ended = ((i64, i64), ProjectName, JobId, u32);
 
 impl BuildStore {
     /// Counts the space of all attempts, and removes those of jobs that have no build any more. To be called
-    /// once, at the start.
+    /// once, at the start. Attempts may be added and removed meanwhile.
     ///
     /// # Errors
     /// The first error; the rest is counted all the same.
     pub(super) fn count_attempts(&self) -> Result<(), Error> {
+        let counted = self.count_projects();
+        self.attempts.count().end();
+        let bounded = self.bound_attempts();
+        counted.and(bounded)
+    }
+
+    fn count_projects(&self) -> Result<(), Error> {
         let mut first_error = None;
-        let mut bytes = 0_u64;
-        let walked = self.each_job(|project, id| {
-            let counted = self.count_job(project, id);
-            match counted.map_err(disk_error(COUNT, &self.layout.attempts(project, id))) {
-                Ok(job) => bytes = bytes.saturating_add(job),
-                Err(error) => drop(first_error.get_or_insert(error)),
+        for project in self.begin_count()? {
+            let jobs = self.begin_project_count(&project).unwrap_or_else(|error| {
+                first_error.get_or_insert(error);
+                Vec::new()
+            });
+            for id in jobs {
+                let attempts = self.layout.attempts(&project, id);
+                let counted = self.count_job(&project, id);
+                if let Err(error) = counted.map_err(disk_error(COUNT, &attempts)) {
+                    first_error.get_or_insert(error);
+                }
             }
-        });
-        self.attempts.set_bytes(bytes);
-        walked?;
-        self.bound_attempts()?;
+        }
         first_error.map_or(Ok(()), Err)
     }
 
-    fn count_job(&self, project: &ProjectName, id: JobId) -> io::Result<u64> {
+    /// The projects that have attempts.
+    fn begin_count(&self) -> Result<Vec<ProjectName>, Error> {
+        let mut count = self.attempts.count();
+        let projects = self.projects_with_attempts()?;
+        count.begin(&projects);
+        Ok(projects)
+    }
+
+    /// The jobs of a project that have attempts.
+    fn begin_project_count(&self, project: &ProjectName) -> Result<Vec<JobId>, Error> {
+        let mut count = self.attempts.count();
+        let jobs = self.jobs_with_attempts(project)?;
+        count.begin_project(project, &jobs);
+        Ok(jobs)
+    }
+
+    fn count_job(&self, project: &ProjectName, id: JobId) -> io::Result<()> {
         // A build that is put in place or removed now.
         let _one_at_a_time = self.changing.lock();
         let places = [
             self.layout.ready(project, id),
             self.layout.pending(project, id),
         ];
-        match places.iter().any(|place| place.symlink_metadata().is_ok()) {
-            true => self.job_attempt_bytes(project, id),
+        if !places.iter().any(|place| place.symlink_metadata().is_ok()) {
             // The build was removed by hand, or by a process that ended before it removed these.
-            false => self.remove_attempts(project, id).map(|()| 0),
+            self.remove_attempts(project, id)?;
         }
+        let mut count = self.attempts.count();
+        let bytes = self.job_attempt_bytes(project, id);
+        count.count_job(project, id, *bytes.as_ref().unwrap_or(&0));
+        bytes.map(drop)
     }
 
     /// Removes the oldest of all attempts if together they take more space than they may.
@@ -76,12 +103,13 @@ impl BuildStore {
             if oldest.is_empty() {
                 break;
             }
-            for (_, attempt) in oldest {
+            for (_, project, id, number) in oldest {
                 if !is_too_much(goal) {
                     break;
                 }
+                let attempt = self.layout.attempt(&project, id, number);
                 let remove = disk_error("remove earlier executions of jobs", &attempt);
-                self.remove_attempt(&attempt).map_err(remove)?;
+                self.remove_attempt(&project, id, number).map_err(remove)?;
             }
         }
         Ok(())
@@ -90,39 +118,39 @@ impl BuildStore {
     /// The attempts that ended first, oldest first.
     fn oldest_attempts(&self) -> Result<Vec<Ended>, Error> {
         let mut oldest: BinaryHeap<Ended> = BinaryHeap::new();
-        self.each_job(|project, id| {
-            for number in self.attempt_numbers(project, id).unwrap_or_default() {
-                let attempt = self.layout.attempt(project, id, number);
-                let Ok(record) = attempt.join(layout::RECORD).symlink_metadata() else {
-                    continue;
-                };
-                oldest.push(((record.mtime(), record.mtime_nsec()), attempt));
-                if oldest.len() > REMOVED_PER_WALK {
-                    oldest.pop();
+        for project in self.projects_with_attempts()? {
+            for id in self.jobs_with_attempts(&project)? {
+                for number in self.attempt_numbers(&project, id).unwrap_or_default() {
+                    let attempt = self.layout.attempt(&project, id, number);
+                    let Ok(record) = attempt.join(layout::RECORD).symlink_metadata() else {
+                        continue;
+                    };
+                    let ended = (record.mtime(), record.mtime_nsec());
+                    oldest.push((ended, project.clone(), id, number));
+                    if oldest.len() > REMOVED_PER_WALK {
+                        oldest.pop();
+                    }
                 }
             }
-        })?;
+        }
         Ok(oldest.into_sorted_vec())
     }
 
-    /// Calls `each` for each job that has attempts.
-    fn each_job(&self, mut each: impl FnMut(&ProjectName, JobId)) -> Result<(), Error> {
+    fn projects_with_attempts(&self) -> Result<Vec<ProjectName>, Error> {
         let all = self.layout.all_attempts();
-        let projects: Vec<ProjectName> = list_named(&all).map_err(disk_error(COUNT, &all))?;
-        for project in projects {
-            let jobs = self.layout.project_attempts(&project);
-            for id in list_ids(&jobs).map_err(disk_error(COUNT, &jobs))? {
-                each(&project, id);
-            }
-        }
-        Ok(())
+        list_named(&all).map_err(disk_error(COUNT, &all))
+    }
+
+    fn jobs_with_attempts(&self, project: &ProjectName) -> Result<Vec<JobId>, Error> {
+        let jobs = self.layout.project_attempts(project);
+        list_ids(&jobs).map_err(disk_error(COUNT, &jobs))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::build::attempts::bytes_of;
@@ -192,5 +220,72 @@ mod tests {
         store.count_attempts().unwrap();
         assert!(made[0].exists() && made[1].exists() && !made[2].exists());
         assert_eq!(store.attempts.bytes(), 2 * bytes_of(&made[0]));
+    }
+
+    /// The bytes of all attempts, as they are on disk.
+    fn on_disk(store: &BuildStore) -> u64 {
+        let mut bytes = 0;
+        for project in store.projects_with_attempts().unwrap() {
+            for id in store.jobs_with_attempts(&project).unwrap() {
+                bytes += store.job_attempt_bytes(&project, id).unwrap();
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_comes_and_goes_while_all_attempts_are_counted_is_counted_once() {
+        let home = tempfile::tempdir().unwrap();
+        let mut store = store(home.path());
+        let names = ["a", "b", "c"].map(|name| name.parse::<ProjectName>().unwrap());
+        let ids = ["1", "2", "3"].map(|digit| digit.repeat(64).parse::<JobId>().unwrap());
+        let from = home.path().join("from");
+        fs::create_dir(&from).unwrap();
+        fs::write(from.join(layout::RECORD), "{}").unwrap();
+        fs::write(from.join(layout::LOG), vec![b'x'; 100 << 10]).unwrap();
+        let keep = |store: &BuildStore, project: &ProjectName, id, number| {
+            fs::create_dir_all(store.layout.ready(project, id)).unwrap();
+            store.keep_attempt(&from, project, id, number).unwrap();
+        };
+        for project in &names[..2] {
+            for id in &ids[..2] {
+                (1..=3).for_each(|number| keep(&store, project, *id, number));
+            }
+        }
+        let mut next = 10;
+        // One attempt of each job comes and one goes: of jobs that are counted, of those that are not, and of
+        // one, in an old or a new project, that was not there at the start.
+        let mut change = |store: &BuildStore| {
+            for project in &names {
+                for id in ids {
+                    keep(store, project, id, next);
+                    next += 1;
+                    let numbers = store.attempt_numbers(project, id).unwrap();
+                    if numbers.len() > 2 {
+                        store.remove_attempt(project, id, numbers[0]).unwrap();
+                        // Another thread has already removed it.
+                        store.remove_attempt(project, id, numbers[0]).unwrap();
+                    }
+                }
+            }
+        };
+        let projects = store.begin_count().unwrap();
+        change(&store);
+        for project in &projects {
+            let jobs = store.begin_project_count(project).unwrap();
+            change(&store);
+            for id in jobs {
+                store.count_job(project, id).unwrap();
+                change(&store);
+            }
+        }
+        store.remove_attempts(&names[0], ids[0]).unwrap();
+        store.attempts.count().end();
+        assert_eq!(store.attempts.bytes(), on_disk(&store));
+        change(&store);
+        assert_eq!(store.attempts.bytes(), on_disk(&store));
+        store.attempts.max_bytes = 1;
+        store.bound_attempts().unwrap();
+        assert_eq!((store.attempts.bytes(), on_disk(&store)), (0, 0));
     }
 }

@@ -1,13 +1,14 @@
 //! An attempt, as a value: one execution of a job; and the bounds of those that are kept.
 
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 
 use super::BuildInfo;
+use super::attempt_count::AttemptCount;
 use crate::api::{BuildView, NO_DURATION, NO_EXIT_CODE};
 use crate::job::{Outcome, State};
 
@@ -27,8 +28,8 @@ pub(super) struct KeptAttempts {
     pub(super) max_job_bytes: u64,
     /// The bytes that all of them may take.
     pub(super) max_bytes: u64,
-    /// The bytes of all of them.
-    bytes: AtomicU64,
+    /// The bytes of all of them. Held while attempts are put in place, removed or counted.
+    count: Mutex<AttemptCount>,
     /// Held while the oldest of all are removed.
     pub(super) shrinking: Mutex<()>,
 }
@@ -39,7 +40,7 @@ impl Default for KeptAttempts {
             most: AtomicU32::new(DEFAULT_KEPT_ATTEMPTS),
             max_job_bytes: MAX_JOB_BYTES,
             max_bytes: MAX_BYTES,
-            bytes: AtomicU64::new(0),
+            count: Mutex::default(),
             shrinking: Mutex::new(()),
         }
     }
@@ -57,23 +58,12 @@ impl KeptAttempts {
 
     /// The bytes of all attempts.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.count().bytes()
     }
 
-    pub(super) fn set_bytes(&self, bytes: u64) {
-        self.bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn subtract(&self, bytes: u64) {
-        let less = |total: u64| Some(total.saturating_sub(bytes));
-        // It always returns a value, so this cannot fail.
-        let _ = self
-            .bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    /// The count, while attempts are changed on disk: both change together.
+    pub(super) fn count(&self) -> MutexGuard<'_, AttemptCount> {
+        self.count.lock()
     }
 }
 

@@ -119,14 +119,27 @@ impl BuildStore {
             return Ok(());
         }
         let place = self.layout.attempt(project, id, number);
-        let kept = self.link_attempt(from, &place, &self.layout.new_attempt(project, id, number));
-        kept.map_err(disk_error(KEEP, &place))
-    }
-
-    fn link_attempt(&self, from: &Path, place: &Path, new: &Path) -> io::Result<()> {
         if place.symlink_metadata().is_ok() {
             return Ok(());
         }
+        let new = self.layout.new_attempt(project, id, number);
+        let put_in_place = || {
+            self.link_attempt(from, &new)?;
+            let mut count = self.attempts.count();
+            std::fs::rename(&new, &place)?;
+            count.add(project, id, bytes_of(&place));
+            drop(count);
+            for above in place.ancestors().skip(1).take(4) {
+                File::open(above)?.sync_all()?;
+            }
+            faults::point("attempt-kept");
+            Ok(())
+        };
+        put_in_place().map_err(disk_error(KEEP, &place))
+    }
+
+    /// Makes the attempt, not yet in its place.
+    fn link_attempt(&self, from: &Path, new: &Path) -> io::Result<()> {
         // A process that ended has left it incomplete.
         self.throw_away(new)?;
         make_directories(new)?;
@@ -142,12 +155,6 @@ impl BuildStore {
         }
         File::open(new)?.sync_all()?;
         faults::point("attempt-made");
-        std::fs::rename(new, place)?;
-        for above in place.ancestors().skip(1).take(4) {
-            File::open(above)?.sync_all()?;
-        }
-        self.attempts.add(bytes_of(place));
-        faults::point("attempt-kept");
         Ok(())
     }
 
@@ -188,26 +195,32 @@ impl BuildStore {
         });
         let surplus = numbers.len() - kept.count();
         for number in numbers.iter().take(surplus.min(REMOVED_AT_ONCE)) {
-            let attempt = self.layout.attempt(project, id, *number);
-            self.remove_attempt(&attempt).map_err(&prune)?;
+            self.remove_attempt(project, id, *number).map_err(&prune)?;
         }
         Ok(())
     }
 
     /// Moves one attempt to the trash.
-    pub(super) fn remove_attempt(&self, attempt: &Path) -> io::Result<()> {
-        let bytes = bytes_of(attempt);
-        self.throw_away(attempt)?;
-        self.attempts.subtract(bytes);
+    pub(super) fn remove_attempt(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        number: u32,
+    ) -> io::Result<()> {
+        let attempt = self.layout.attempt(project, id, number);
+        let mut count = self.attempts.count();
+        let bytes = bytes_of(&attempt);
+        self.throw_away(&attempt)?;
+        count.subtract(project, id, bytes);
         Ok(())
     }
 
     /// Moves all attempts of a job to the trash, after its build.
     pub(super) fn remove_attempts(&self, project: &ProjectName, id: JobId) -> io::Result<()> {
-        let directory = self.layout.attempts(project, id);
+        let mut count = self.attempts.count();
         let bytes = self.job_attempt_bytes(project, id)?;
-        self.throw_away(&directory)?;
-        self.attempts.subtract(bytes);
+        self.throw_away(&self.layout.attempts(project, id))?;
+        count.subtract(project, id, bytes);
         Ok(())
     }
 

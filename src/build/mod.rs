@@ -20,6 +20,7 @@ mod answer;
 mod archive;
 mod artifacts;
 mod attempt;
+mod attempt_count;
 mod attempts;
 mod base;
 mod cache;
