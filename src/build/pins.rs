@@ -44,6 +44,13 @@ impl BuildStore {
     /// # Errors
     /// When a system call fails.
     pub fn unpin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
+        // The disk and the index change together.
+        let _one_at_a_time = self.changing.lock();
+        self.remove_pin(project, id)
+    }
+
+    /// The caller holds `changing`.
+    fn remove_pin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
         let path = self.layout.pin(project, id);
         let unpin = disk_error("let go of the build", &path);
         match std::fs::remove_file(&path) {
@@ -59,6 +66,18 @@ impl BuildStore {
     /// True when a build is pinned.
     pub fn is_pinned(&self, project: &ProjectName, id: JobId) -> bool {
         self.layout.pin(project, id).symlink_metadata().is_ok()
+    }
+
+    /// Enters all pins into the index.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub(super) fn scan_pins(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.changing.lock();
+        for (project, id) in self.pins()? {
+            self.index.set_pinned(&project, id, true);
+        }
+        Ok(())
     }
 
     /// Every pin; foreign names among them are skipped.
@@ -97,7 +116,7 @@ impl BuildStore {
                     Err(error) if error.kind() == io::ErrorKind::NotFound)
             };
             if !places.iter().any(is_there) {
-                is_changed |= self.unpin(&project, id)?;
+                is_changed |= self.remove_pin(&project, id)?;
             }
         }
         if is_changed {
@@ -111,5 +130,40 @@ impl BuildStore {
         File::open(self.layout.pins())?.sync_all()?;
         // The directory itself may have been created just now.
         File::open(self.layout.daemon_directory())?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::RecordFile;
+    use super::super::record;
+    use super::super::replace::Durability;
+    use super::*;
+    use crate::filesystem::Filesystem;
+
+    /// Enough to be seen nearly always.
+    const ROUNDS: usize = 50;
+
+    #[test]
+    fn the_index_shows_a_build_as_pinned_exactly_if_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let store = BuildStore::open(home.path(), Filesystem::Plain).unwrap();
+        let (project, id): (ProjectName, JobId) =
+            ("p".parse().unwrap(), "1".repeat(64).parse().unwrap());
+        let ready = store.layout.ready(&project, id);
+        std::fs::create_dir_all(&ready).unwrap();
+        let mut built = <RecordFile>::default();
+        built.view.state = State::Ready;
+        record::write(&ready, &built, Durability::OnReturn).unwrap();
+        store.scan().unwrap();
+        for round in 0..ROUNDS {
+            std::thread::scope(|threads| {
+                threads.spawn(|| store.pin(&project, id).unwrap());
+                threads.spawn(|| store.scan_pins().unwrap());
+                threads.spawn(|| store.unpin(&project, id).unwrap());
+            });
+            let known = store.index.find(&project, id).unwrap();
+            assert_eq!(known.is_pinned, store.is_pinned(&project, id), "{round}");
+        }
     }
 }

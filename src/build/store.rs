@@ -508,16 +508,10 @@ impl BuildStore {
     /// # Errors
     /// The first error; unreadable builds are skipped.
     pub fn scan(&self) -> Result<(), Error> {
-        let mut first_error = None;
         let mut unmarked = Vec::new();
         let projects = self.projects();
         self.stats.load(&self.layout);
-        match self.pins() {
-            Ok(pins) => pins
-                .iter()
-                .for_each(|(project, id)| self.index.set_pinned(project, *id, true)),
-            Err(error) => first_error = Some(error),
-        }
+        let mut first_error = self.scan_pins().err();
         for project in projects.as_deref().unwrap_or_default() {
             let builds = self.layout.builds(project, State::Ready);
             let ids = list_ids(&builds).unwrap_or_else(|error| {
@@ -525,29 +519,10 @@ impl BuildStore {
                 Vec::new()
             });
             for id in ids {
-                let directory = self.layout.ready(project, id);
-                // An incomplete or missing one counts as absent, and is rebuilt when it is requested.
-                let torn = || io::Error::from(io::ErrorKind::InvalidData);
-                let read = record::read(&directory).and_then(|record| record.ok_or_else(torn));
-                let record = match read {
-                    Ok(record) => record,
-                    Err(error) => {
-                        let read = disk_error("read the record of a build", &directory);
-                        first_error.get_or_insert(read(error));
-                        continue;
-                    }
-                };
-                if !self.survived(&record.internal) {
-                    continue;
+                match self.scan_build(project, id) {
+                    Ok(directory) => unmarked.extend(directory),
+                    Err(error) => drop(first_error.get_or_insert(error)),
                 }
-                if self.is_unmarked(&record) {
-                    unmarked.push(directory);
-                }
-                let path = self.layout.served(project, id);
-                let record = record.complete(project, id, State::Ready, path);
-                let info = &record.info;
-                let entry = IndexEntry::of(info, record.internal.own);
-                self.index.put_scanned(Place::of(info), entry);
             }
         }
         // A list of what was found is better than waiting forever.
@@ -559,6 +534,30 @@ impl BuildStore {
         ))?;
         let counted = self.count_attempts();
         first_error.map_or(counted, Err)
+    }
+
+    /// Enters a build as it is on disk. Returns its directory if it is not marked as durable.
+    fn scan_build(&self, project: &ProjectName, id: JobId) -> Result<Option<PathBuf>, Error> {
+        // A build that is removed between the two steps would stay in the index.
+        let _one_at_a_time = self.changing.lock();
+        let directory = self.layout.ready(project, id);
+        if !self.has_directory(project, id) {
+            return Ok(None);
+        }
+        // An incomplete or missing one counts as absent, and is rebuilt when it is requested.
+        let torn = || io::Error::from(io::ErrorKind::InvalidData);
+        let record = record::read(&directory)
+            .and_then(|record| record.ok_or_else(torn))
+            .map_err(disk_error("read the record of a build", &directory))?;
+        if !self.survived(&record.internal) {
+            return Ok(None);
+        }
+        let is_unmarked = self.is_unmarked(&record);
+        let path = self.layout.served(project, id);
+        let record = record.complete(project, id, State::Ready, path);
+        let entry = IndexEntry::of(&record.info, record.internal.own);
+        self.index.put_scanned(Place::of(&record.info), entry);
+        Ok(is_unmarked.then_some(directory))
     }
 
     /// Enters a new or changed build into the index.
