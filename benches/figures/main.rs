@@ -18,6 +18,7 @@ mod daemon;
 mod http;
 mod index;
 mod logs;
+mod masks;
 mod support;
 mod web;
 
@@ -83,10 +84,11 @@ fn main() {
         names.is_empty() || names.iter().any(|n| *n == name)
     };
     type Measure = fn() -> Vec<Figure>;
-    let measures: [(&str, Measure); 8] = [
+    let measures: [(&str, Measure); 9] = [
         ("cached", cached::measure),
         ("cold", cold::measure),
         ("logs", logs::measure),
+        ("masks", masks::measure),
         ("clone", clone::measure),
         ("index", index::measure),
         ("adoption", adoption::measure),

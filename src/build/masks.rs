@@ -48,7 +48,7 @@ pub struct MaskedNames {
 
 impl Masks {
     /// The masks of secrets, by name; `None` if no secret is masked.
-    pub(super) fn new(secrets: &BTreeMap<&str, &str>) -> (Option<Masks>, MaskedNames) {
+    pub fn new(secrets: &BTreeMap<&str, &str>) -> (Option<Masks>, MaskedNames) {
         let mut names = MaskedNames::default();
         let mut forms = SecretForms::default();
         for (name, value) in secrets {
