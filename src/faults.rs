@@ -8,7 +8,7 @@
 
 /// Every point, in the order of a build's steps, and what has just happened there. A test compares the names
 /// with the sources.
-pub const POINTS: [(&str, &str); 34] = [
+pub const POINTS: [(&str, &str); 39] = [
     ("accept", "a connection was accepted, and is not yet served"),
     (
         "scheduler",
@@ -58,6 +58,10 @@ pub const POINTS: [(&str, &str); 34] = [
         "the link that will lead to it is made beside the old one",
     ),
     ("in-place", "it is in `ready`, no link leads to it"),
+    (
+        "cold-marked",
+        "it is marked that none from before the cold build is a base, no link leads to it",
+    ),
     ("linked", "the link leads to it"),
     (
         "attempt-counted",
@@ -94,6 +98,19 @@ pub const POINTS: [(&str, &str); 34] = [
         "retired",
         "a build that is collected is out of sight, the index still has it",
     ),
+    (
+        "base-unlinked",
+        "the base that was removed is out of sight, and so is the link to it",
+    ),
+    (
+        "group-unlinked",
+        "the link of a group that is reset is put aside, the time of the reset is not recorded",
+    ),
+    (
+        "reset-marked",
+        "the time of the reset is recorded, the link is still aside",
+    ),
+    ("group-reset", "the group is reset, no client has been told"),
     (
         "left-over",
         "what an earlier process left is known, nothing is queued",

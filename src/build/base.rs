@@ -188,7 +188,7 @@ impl BuildStore {
         };
         let builds = self.index.page(&filter, MAX_RECORDS_READ).into_iter();
         let builds = builds.map(|(place, _)| place.id).collect();
-        let builds = self.since_reset(project, group, builds);
+        let builds = self.since_marks(project, group, builds);
         let same = builds.into_iter().find(|id| {
             let directory = self.layout.ready(project, *id);
             let record = record::read(&directory).ok().flatten();

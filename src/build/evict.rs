@@ -27,6 +27,8 @@ use crate::{faults, filesystem};
 /// Attempts to remove a build that changes in the meantime.
 const EVICT_ATTEMPTS: usize = 3;
 
+const EVICT: &str = "take the build away";
+
 /// Why a build is not removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeptReason {
@@ -86,8 +88,8 @@ pub enum Removed {
 
 /// Result of an eviction.
 enum Evicted {
-    /// The build was moved to this path in the trash, or removed at once.
-    To(PathBuf),
+    /// The build was moved to this path in the trash, or removed at once; and whether a link named it.
+    To(PathBuf, bool),
     /// It stays.
     Kept(KeptReason),
 }
@@ -129,7 +131,7 @@ impl BuildStore {
                 continue;
             }
             match self.evict(&removal.build, IfBase::Keep) {
-                Ok(Evicted::To(trashed)) => evicted.push((at, trashed)),
+                Ok(Evicted::To(trashed, _)) => evicted.push((at, trashed)),
                 Ok(Evicted::Kept(_)) => {}
                 Err(error) => note(error),
             }
@@ -172,11 +174,11 @@ impl BuildStore {
         let Some(info) = self.ready(project, id)? else {
             return Ok(Removed::Unknown);
         };
-        let is_linked = self.linked(project)?.contains(&id);
-        let base_of = is_linked.then(|| info.group_name().to_owned());
-        if let (Some(group), IfBase::Keep) = (&base_of, if_base) {
-            return Ok(Removed::Kept(KeptReason::Linked(group.clone())));
+        let group = info.group_name();
+        if if_base == IfBase::Keep && self.linked(project)?.contains(&id) {
+            return Ok(Removed::Kept(KeptReason::Linked(group.to_owned())));
         }
+        let mut base_of = None;
         let mut own = 0;
         let mut evicted = Vec::new();
         let categories = [Category::Ready, Category::Failed];
@@ -184,13 +186,14 @@ impl BuildStore {
             // It is marked as durable some time after its end: then it is checked again.
             let mut kept = Some(KeptReason::InUse);
             for _ in 0..EVICT_ATTEMPTS {
-                let Some(build) = self.look_at(project, id, category, info.group_name())? else {
+                let Some(build) = self.look_at(project, id, category, group)? else {
                     kept = None;
                     break;
                 };
                 kept = match self.evict(&build, if_base)? {
                     Evicted::Kept(reason) => Some(reason),
-                    Evicted::To(trashed) => {
+                    Evicted::To(trashed, was_base) => {
+                        base_of = base_of.or(was_base.then(|| group.to_owned()));
                         own += build.own.unwrap_or(0);
                         evicted.push(trashed);
                         None
@@ -258,24 +261,31 @@ impl BuildStore {
         }))
     }
 
+    /// Why a build is not evicted, whether it has changed or not. The caller holds `changing`.
+    fn must_stay(&self, build: &Candidate, if_base: IfBase) -> Result<Option<KeptReason>, Error> {
+        let (project, id) = (&build.project, build.id);
+        if self.is_pinned(project, id) {
+            return Ok(Some(KeptReason::Pinned));
+        }
+        // Only this link can have been pointed at it since the links were read.
+        let group = build.group.parse::<GroupName>().ok();
+        let link = self.layout.link(project, group.as_ref());
+        let named = named_by(&link).map_err(disk_error(EVICT, &link))?;
+        if build.category == Category::Ready && named == Some(id) && if_base == IfBase::Keep {
+            return Ok(Some(KeptReason::Linked(build.group.to_string())));
+        }
+        let is_pending = self.layout.pending(project, id).symlink_metadata().is_ok();
+        Ok(is_pending.then_some(KeptReason::UnderWay))
+    }
+
     /// Moves a build to the trash, unless it has changed since it was checked or must stay.
     fn evict(&self, build: &Candidate, if_base: IfBase) -> Result<Evicted, Error> {
         let (project, id) = (&build.project, build.id);
         let place = self.place(project, id, build.category);
-        let evict = disk_error("take the build away", &place);
+        let evict = disk_error(EVICT, &place);
         let changing = self.changing.lock();
-        if self.is_pinned(project, id) {
-            return Ok(Evicted::Kept(KeptReason::Pinned));
-        }
-        // Only this link can have been pointed at it since the links were read.
-        let group = build.group.parse::<GroupName>().ok();
-        let link = named_by(&self.layout.link(project, group.as_ref())).map_err(&evict)?;
-        let is_linked = build.category == Category::Ready && link == Some(id);
-        if is_linked && if_base == IfBase::Keep {
-            return Ok(Evicted::Kept(KeptReason::Linked(build.group.to_string())));
-        }
-        if self.layout.pending(project, id).symlink_metadata().is_ok() {
-            return Ok(Evicted::Kept(KeptReason::UnderWay));
+        if let Some(reason) = self.must_stay(build, if_base)? {
+            return Ok(Evicted::Kept(reason));
         }
         let is_same = |path: &Path| -> io::Result<bool> {
             let found = rustix::fs::lstat(path)?;
@@ -287,10 +297,10 @@ impl BuildStore {
         if !is_same(&place).map_err(&evict)? {
             return Ok(Evicted::Kept(KeptReason::InUse));
         }
-        if build.category == Category::Ready && if_base == IfBase::Unlink {
-            // Durably before the build: a link must not lead to a build that is half removed.
-            remove_links(&self.links_to(project, id)?).map_err(&evict)?;
-        }
+        let links = match (build.category, if_base) {
+            (Category::Ready, IfBase::Unlink) => self.links_to(project, id)?,
+            _ => Vec::new(),
+        };
         let trashed = self.layout.trash().join(random_hex().map_err(&evict)?);
         match std::fs::rename(&place, &trashed) {
             Ok(()) => {
@@ -301,6 +311,8 @@ impl BuildStore {
                     return Ok(Evicted::Kept(KeptReason::InUse));
                 }
                 self.forget(build);
+                self.remove_links_of_evicted(&place, &links)
+                    .map_err(&evict)?;
             }
             Err(error) if evict(error_like(&error)).is_full() => {
                 match std::fs::remove_file(place.join(layout::RECORD)) {
@@ -310,6 +322,8 @@ impl BuildStore {
                     _ => {}
                 }
                 self.forget(build);
+                self.remove_links_of_evicted(&place, &links)
+                    .map_err(&evict)?;
                 drop(changing);
                 self.clear_out(&place)?;
                 self.remove_tree(&place)?;
@@ -317,7 +331,22 @@ impl BuildStore {
             Err(error) => return Err(evict(error)),
         }
         drop(last);
-        Ok(Evicted::To(trashed))
+        Ok(Evicted::To(trashed, !links.is_empty()))
+    }
+
+    /// Removes the links to a build that is out of sight. Until then they lead nowhere, which is the same as
+    /// no link; a process that ends before leaves them to the next start.
+    fn remove_links_of_evicted(&self, place: &Path, links: &[PathBuf]) -> io::Result<()> {
+        if links.is_empty() {
+            return Ok(());
+        }
+        // A link must not be gone after a power cut while its build is there.
+        if let Some(builds) = place.parent() {
+            File::open(builds)?.sync_all()?;
+        }
+        remove_links(links)?;
+        faults::point("base-unlinked");
+        Ok(())
     }
 
     fn place(&self, project: &ProjectName, id: JobId, category: Category) -> std::path::PathBuf {

@@ -1,26 +1,27 @@
 //! The groups of a project: listed with their bases, and reset.
 //!
-//! A group is the link that names its base. A reset removes the link and keeps the builds. Since a build
-//! whose group's base cannot be used may start from an earlier build of the group, the time of the reset is
-//! stored beside: no build from before is a base again.
+//! A group is the link that names its base. A reset removes the link and keeps the builds, none of which is a
+//! base again: see [`super::group_marks`].
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde::Deserialize;
 
-use super::BuildInfo;
-use super::disk::make_directories;
+use super::disk::list_named;
 use super::error::{Error, disk_error};
+use super::group_marks::make_synced_directories;
 use super::layout::Layout;
 use super::record;
-use super::replace::{self, Durability};
 use super::store::BuildStore;
 use super::survey::named_by;
+use crate::faults;
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
+
+const RESET: &str = "reset the group";
 
 /// A group, and the build from which its next build starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,15 +34,6 @@ pub struct GroupBase {
     pub finished: Option<Timestamp>,
     /// The bytes on disk that it shares with no other build; 0 before it was measured.
     pub own: u64,
-}
-
-/// What decides whether a build may be a base after a reset or a cold build.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Start {
-    cold: bool,
-    started_at: Option<Timestamp>,
-    finished_at: Option<Timestamp>,
 }
 
 impl BuildStore {
@@ -63,41 +55,84 @@ impl BuildStore {
         Ok(groups.collect())
     }
 
-    /// Removes the link of a group, durably: its next build starts empty. Its builds stay, and one that is
-    /// under way becomes its base when it succeeds. False if there is no such group.
+    /// Resets a group, durably: its next build starts empty. Its builds stay, and one that is under way becomes
+    /// its base when it succeeds, unless a later build is the base by then. False if there is no such group.
+    ///
+    /// The rename of its link resets the group; a process that ends before the rest is done leaves that to the
+    /// next start.
     ///
     /// # Errors
     /// When a system call fails; the group may be reset nevertheless.
     pub fn reset_group(&self, project: &ProjectName, group: &GroupName) -> Result<bool, Error> {
         let link = self.layout.link(project, Some(group));
-        let reset = disk_error("reset the group", &link);
+        let reset = disk_error(RESET, &link);
+        let group = group.file_name();
+        let aside = self.layout.resetting(project, group.as_ref());
         let _one_at_a_time = self.changing.lock();
-        if named_by(&link).map_err(&reset)?.is_none() {
+        if named_by(&link).map_err(&reset)?.is_some() {
+            put_aside(&link, &aside).map_err(&reset)?;
+            faults::point("group-unlinked");
+        } else if aside.symlink_metadata().is_err() {
             return Ok(false);
         }
-        self.mark_reset(project, group).map_err(&reset)?;
-        self.forget_new_links(project, group).map_err(&reset)?;
-        remove_links(std::slice::from_ref(&link)).map_err(&reset)?;
+        self.complete_reset(project, group.as_ref())
+            .map_err(reset)?;
+        faults::point("group-reset");
         Ok(true)
     }
 
-    /// Records the time of a reset, durably.
-    fn mark_reset(&self, project: &ProjectName, group: &GroupName) -> io::Result<()> {
-        let mark = self.layout.reset(project, group);
-        if let Some(directory) = mark.parent()
-            && !directory.exists()
-        {
-            make_directories(directory)?;
-            for above in directory.ancestors().skip(1).take(2) {
-                File::open(above)?.sync_all()?;
+    /// Completes the resets that a previous process has begun.
+    ///
+    /// # Errors
+    /// The first error; the other resets are completed all the same.
+    pub(super) fn complete_resets(&self) -> Result<(), Error> {
+        let all = self.layout.all_resetting();
+        let mut first_error = None;
+        let projects = list_named(&all).map_err(disk_error(RESET, &all))?;
+        for project in projects {
+            let of_project = self.layout.resetting(&project, "".as_ref());
+            let complete = disk_error(RESET, &of_project);
+            let _one_at_a_time = self.changing.lock();
+            for link in std::fs::read_dir(&of_project).map_err(&complete)? {
+                let group = link.map_err(&complete)?.file_name();
+                if let Err(error) = self.complete_reset(&project, &group) {
+                    first_error.get_or_insert(complete(error));
+                }
             }
         }
-        let text = format!("{}\n", Timestamp::now());
-        replace::replace(&mark, text.as_bytes(), 0o640, Durability::OnReturn)
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// The steps of a reset after its link was put aside.
+    fn complete_reset(&self, project: &ProjectName, group: &OsStr) -> io::Result<()> {
+        self.mark_reset(project, group)?;
+        self.forget_new_links(project, group)?;
+        remove_links(&[self.layout.resetting(project, group)])
+    }
+
+    /// Removes the links of a project to builds that do not exist: a previous process has removed the build
+    /// and ended, or someone has removed it by hand.
+    ///
+    /// # Errors
+    /// When a system call fails.
+    pub(super) fn remove_links_to_nothing(&self, project: &ProjectName) -> Result<(), Error> {
+        let _one_at_a_time = self.changing.lock();
+        let is_absent = |place: &Path| {
+            let found = place.symlink_metadata();
+            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let links = self.links(project)?.into_iter();
+        let links = links.filter(|(_, id)| {
+            is_absent(&self.layout.ready(project, *id))
+                && is_absent(&self.layout.pending(project, *id))
+        });
+        let links: Vec<PathBuf> = links.map(|(link, _)| link).collect();
+        let remove = disk_error("remove links to builds that are gone", self.root());
+        remove_links(&links).map_err(remove)
     }
 
     /// Removes links of a group that could not be put in their place: the next start must not do it.
-    fn forget_new_links(&self, project: &ProjectName, group: &GroupName) -> io::Result<()> {
+    fn forget_new_links(&self, project: &ProjectName, group: &OsStr) -> io::Result<()> {
         for entry in std::fs::read_dir(self.layout.daemon_directory())? {
             let entry = entry?;
             let name = entry.file_name();
@@ -106,57 +141,13 @@ impl BuildStore {
             };
             let is_of_group = of == *project
                 && record::read(&self.layout.ready(project, id))?
-                    .is_some_and(|record| record.view.group == group.as_str());
+                    .and_then(|record| record.view.group.parse::<GroupName>().ok())
+                    .is_some_and(|of| *of.file_name() == *group);
             if is_of_group {
                 std::fs::remove_file(entry.path())?;
             }
         }
         Ok(())
-    }
-
-    /// The builds among `builds` of a group that no reset and no cold build has replaced: a build from before
-    /// may hold what was to be left behind.
-    pub(super) fn since_reset(
-        &self,
-        project: &ProjectName,
-        group: &GroupName,
-        builds: Vec<JobId>,
-    ) -> Vec<JobId> {
-        let starts = builds.into_iter().filter_map(|id| {
-            let directory = self.layout.ready(project, id);
-            Some((id, record::read_as::<Start>(&directory).ok()??))
-        });
-        let starts: Vec<(JobId, Start)> = starts.collect();
-        let cold = starts.iter().filter(|(_, start)| start.cold);
-        let cold = cold.filter_map(|(_, start)| start.finished_at).max();
-        let since = self.last_reset(project, group).max(cold);
-        let is_after = |start: &Start| {
-            let is_cold_since = start.cold && start.finished_at >= since;
-            is_cold_since || start.started_at >= since
-        };
-        let after = starts.into_iter().filter(|(_, start)| is_after(start));
-        after.map(|(id, _)| id).collect()
-    }
-
-    /// True for a build that began before the base of its group, a cold build, was there: it may hold what the
-    /// cold build has left behind.
-    pub(super) fn is_behind_cold(&self, info: &BuildInfo) -> bool {
-        let Some(group) = info.group.name().filter(|_| !info.cold) else {
-            return false;
-        };
-        let base = self.base(&info.project, Some(group)).ok().flatten();
-        let start = base.and_then(|base| {
-            let directory = self.layout.ready(&info.project, base);
-            record::read_as::<Start>(&directory).ok()?
-        });
-        start.is_some_and(|base| base.cold && base.finished_at > Some(info.started_at))
-    }
-
-    /// The time of the last reset of a group.
-    fn last_reset(&self, project: &ProjectName, group: &GroupName) -> Option<Timestamp> {
-        let mark = self.layout.reset(project, group);
-        let text = std::fs::read_to_string(mark).ok()?;
-        text.trim_end().parse().ok()
     }
 
     /// The links that name a build.
@@ -167,6 +158,17 @@ impl BuildStore {
             .filter_map(|(link, named)| (named == id).then_some(link))
             .collect())
     }
+}
+
+/// Moves the link of a group to where the next start finds it, durably.
+fn put_aside(link: &Path, aside: &Path) -> io::Result<()> {
+    let to = aside.parent().unwrap_or(aside);
+    make_synced_directories(to)?;
+    std::fs::rename(link, aside)?;
+    for directory in [to, link.parent().unwrap_or(link)] {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Removes links, durably.

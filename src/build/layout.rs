@@ -1,5 +1,6 @@
 //! All paths under `build_path`. Pure; the only file that contains these names.
 
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use crate::job::{GroupName, JobId, State};
@@ -16,6 +17,8 @@ const GROUPS: &str = "groups";
 const NEW_LINK_PREFIX: &str = "link-";
 const PINS: &str = "pins";
 const RESETS: &str = "resets";
+const COLD: &str = "cold";
+const RESETTING: &str = "resetting";
 const PAUSED: &str = "paused";
 const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
@@ -64,8 +67,8 @@ impl Layout {
         &self.root
     }
 
-    /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, answer statistics,
-    /// image records, attempts.
+    /// `.mistry`: lock, instance id, secret, trash, pins, marks of groups, whether the queue is paused,
+    /// answer statistics, image records, attempts.
     pub(super) fn daemon_directory(&self) -> PathBuf {
         self.root.join(DAEMON_DIRECTORY)
     }
@@ -107,12 +110,25 @@ impl Layout {
         self.pins().join(format!("{project}-{id}"))
     }
 
-    /// Holds the time of the last reset of a group.
-    pub(super) fn reset(&self, project: &ProjectName, group: &GroupName) -> PathBuf {
-        self.daemon_directory()
-            .join(RESETS)
-            .join(project.as_str())
-            .join(group.file_name())
+    /// A file for each group that was reset: when. The group is given by its file name.
+    pub(super) fn reset_mark(&self, project: &ProjectName, group: &OsStr) -> PathBuf {
+        let marks = self.daemon_directory().join(RESETS);
+        marks.join(project.as_str()).join(group)
+    }
+
+    /// A file for each group that had a cold build: when the last one ended.
+    pub(super) fn cold_mark(&self, project: &ProjectName, group: &OsStr) -> PathBuf {
+        let marks = self.daemon_directory().join(COLD);
+        marks.join(project.as_str()).join(group)
+    }
+
+    /// The links of groups whose reset is not complete: a directory for each project.
+    pub(super) fn all_resetting(&self) -> PathBuf {
+        self.daemon_directory().join(RESETTING)
+    }
+
+    pub(super) fn resetting(&self, project: &ProjectName, group: &OsStr) -> PathBuf {
+        self.all_resetting().join(project.as_str()).join(group)
     }
 
     /// Exists while the queue is paused.

@@ -40,6 +40,7 @@ mod finish;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gc;
+mod group_marks;
 mod groups;
 mod image_records;
 mod index;

@@ -40,8 +40,11 @@ impl BuildStore {
         let mut note = |error: Error| {
             first_error.get_or_insert(error);
         };
-        if let Err(error) = self.complete_links() {
-            note(error);
+        // First the resets: a link that they remove must not be completed.
+        for completed in [self.complete_resets(), self.complete_links()] {
+            if let Err(error) = completed {
+                note(error);
+            }
         }
         let mut found = Vec::new();
         let projects = self.projects().unwrap_or_else(|error| {
@@ -49,8 +52,13 @@ impl BuildStore {
             Vec::new()
         });
         for project in projects {
-            if let Err(error) = self.take_over_failed(&project) {
-                note(error);
+            for done in [
+                self.take_over_failed(&project),
+                self.remove_links_to_nothing(&project),
+            ] {
+                if let Err(error) = done {
+                    note(error);
+                }
             }
             let builds = self.layout.builds(&project, State::Pending);
             let ids = list_ids(&builds).unwrap_or_else(|error| {

@@ -109,7 +109,7 @@ impl BuildStore {
         // The new link is created first, beside the old one: if a process ends between the two steps, the
         // next one finds it and completes it.
         let point = disk_error("point the link at the build", &to);
-        let group = linked_group(record).filter(|_| !self.is_behind_cold(&record.info));
+        let group = linked_group(record).filter(|_| !self.is_behind(&record.info));
         if let Some(group) = group {
             self.make_link(project, group, id).map_err(&point)?;
             faults::point("link-made");
@@ -124,7 +124,7 @@ impl BuildStore {
         faults::point("in-place");
         let mut warning = None;
         if let Some(group) = group {
-            warning = self.point(project, group, id).map_err(&point).err();
+            warning = self.lead_to(record, group).map_err(&point).err();
             faults::point("linked");
         }
         if replaced {
@@ -178,6 +178,18 @@ impl BuildStore {
         std::fs::rename(self.layout.new_link(project, id), &link)
     }
 
+    /// Points the link of its group at a build that is in place. After a cold build, none from before is a
+    /// base again, not even when the cold build is removed.
+    fn lead_to(&self, record: &Record, group: Option<&GroupName>) -> io::Result<()> {
+        let info = &record.info;
+        // Without the mark, only the record of the cold build tells.
+        let marked = match (group, info.finished_at) {
+            (Some(group), Some(ended)) if info.cold => self.mark_cold(&info.project, group, ended),
+            _ => Ok(()),
+        };
+        self.point(&info.project, group, info.id).and(marked)
+    }
+
     /// Completes new links that a previous process left unfinished if they lead to a build that is in place,
     /// unless a later one has been linked since; removes the others.
     pub(super) fn complete_links(&self) -> Result<(), Error> {
@@ -214,7 +226,7 @@ impl BuildStore {
             None => None,
         };
         match linked <= Some(Order::of(record)) {
-            true => self.point(project, group, id),
+            true => self.lead_to(record, group),
             false => std::fs::remove_file(self.layout.new_link(project, id)),
         }
         .map_err(complete)

@@ -29,9 +29,22 @@ pub(super) fn replace(
     mode: u32,
     durability: Durability,
 ) -> io::Result<()> {
-    let new = beside(path);
+    replace_by(path, &beside(path), content, mode, durability)
+}
+
+/// The same, where the new file has this path before its rename.
+///
+/// # Errors
+/// When the disk fails; the old file is still there then.
+pub(super) fn replace_by(
+    path: &Path,
+    new: &Path,
+    content: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> io::Result<()> {
     // A partial file of a previous process may have another mode, or be a link.
-    match std::fs::remove_file(&new) {
+    match std::fs::remove_file(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
@@ -39,10 +52,10 @@ pub(super) fn replace(
         .write(true)
         .create_new(true)
         .mode(mode)
-        .open(&new)?;
+        .open(new)?;
     file.write_all(content)?;
     file.sync_data()?;
-    std::fs::rename(&new, path)?;
+    std::fs::rename(new, path)?;
     if durability == Durability::OnReturn
         && let Some(directory) = path.parent()
     {

@@ -481,7 +481,7 @@ async fn failed_rebuilds_of_earlier_versions_become_attempts() {
     }
 }
 
-async fn faulty(home: &Home, fault: &str) -> Process {
+pub(crate) async fn faulty(home: &Home, fault: &str) -> Process {
     let mut command = home.mistryd();
     command
         .args(["--addr", "127.0.0.1:0"])

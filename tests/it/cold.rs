@@ -1,10 +1,12 @@
 //! A cold build starts empty although its group has a base, is not answered from the cache, and becomes
 //! the base when it succeeds: the way out of a group whose cache is bad.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::attempts::faulty;
 use crate::support::{
-    daemon::{TestDaemon, job, text},
+    daemon::{Home, TestDaemon, job, names, text},
     http::Ask,
 };
 
@@ -254,33 +256,129 @@ async fn a_cold_build_without_a_group_is_a_new_build() {
     assert_eq!(latest, cold["ID"]);
 }
 
+/// Project `p`, whose builds with a param `wait` wait for [`open_gate`].
+const GATED: &str = "if [ -e $D/params/wait ]; then
+        mkfifo $D/gate; echo waiting; read -r _ < $D/gate; rm $D/gate
+    fi
+    echo x > $D/artifacts/made";
+
+fn gated(params: Value) -> Value {
+    json!({ "project": "p", "group": "g", "params": params })
+}
+
+/// A daemon whose group has a base, and the id of a build that began from it and waits.
+async fn with_waiting_build() -> (TestDaemon, String) {
+    let builder = TestDaemon::builder().await.script("p", GATED);
+    let daemon = builder.start().await;
+    daemon.build(gated(json!({ "n": "1" }))).await;
+    let slow = daemon.submit(gated(json!({ "wait": "1" }))).await;
+    let mut log = daemon.open(Ask::get(format!("/log/p/{slow}"))).await;
+    log.until(|event| event.data == "waiting").await;
+    (daemon, slow)
+}
+
+/// Lets the build that waits succeed.
+async fn open_gate(daemon: &TestDaemon, slow: &str) {
+    let gate = daemon.home.build("p", "pending", slow).join("data/gate");
+    std::fs::write(gate, "\n").unwrap();
+    let slow = daemon.wait("p", slow).await;
+    assert_eq!(slow["Outcome"], "succeeded", "{slow}");
+}
+
 /// What it was cloned from may be what the cold build was to leave behind.
 #[tokio::test]
 async fn a_build_that_began_before_a_cold_build_was_there_does_not_take_its_place() {
-    let script = "if [ -e $D/params/wait ]; then mkfifo $D/gate; echo waiting; read -r _ < $D/gate; rm $D/gate; fi\n\
-        echo x > $D/artifacts/made";
-    let builder = TestDaemon::builder().await.script("p", script);
-    let daemon = builder.start().await;
-    let job = |params: Value| json!({ "project": "p", "group": "g", "params": params });
-    daemon.build(job(json!({ "n": "1" }))).await;
-    let slow = daemon.submit(job(json!({ "wait": "1" }))).await;
-    let mut log = daemon.open(Ask::get(format!("/log/p/{slow}"))).await;
-    log.until(|event| event.data == "waiting").await;
+    let (daemon, slow) = with_waiting_build().await;
     let cold = daemon
-        .build(with(job(json!({ "n": "2" })), &["cold"]))
+        .build(with(gated(json!({ "n": "2" })), &["cold"]))
         .await;
-    let gate = daemon
-        .home
-        .builds()
-        .join(format!("p/pending/{slow}/data/gate"));
-    std::fs::write(gate, "\n").unwrap();
-    let slow = daemon.wait("p", &slow).await;
-    assert_eq!(slow["Outcome"], "succeeded", "{slow}");
-    let next = daemon.build(job(json!({ "n": "3" }))).await;
+    open_gate(&daemon, &slow).await;
+    let next = daemon.build(gated(json!({ "n": "3" }))).await;
     assert_eq!(next["Base"], cold["ID"]);
     // One that begins after it does.
     assert_eq!(
-        daemon.build(job(json!({ "n": "4" }))).await["Base"],
+        daemon.build(gated(json!({ "n": "4" }))).await["Base"],
         next["ID"]
     );
+}
+
+#[tokio::test]
+async fn a_build_that_began_before_a_cold_build_does_not_replace_a_later_base_either() {
+    let (daemon, slow) = with_waiting_build().await;
+    daemon
+        .build(with(gated(json!({ "n": "2" })), &["cold"]))
+        .await;
+    let later = daemon.build(gated(json!({ "n": "3" }))).await;
+    open_gate(&daemon, &slow).await;
+    let next = daemon.build(gated(json!({ "n": "4" }))).await;
+    assert_eq!(next["Base"], later["ID"]);
+}
+
+#[tokio::test]
+async fn a_build_that_began_before_a_cold_build_is_no_base_when_the_cold_build_is_removed() {
+    let (daemon, slow) = with_waiting_build().await;
+    let cold = daemon
+        .build(with(gated(json!({ "n": "2" })), &["cold"]))
+        .await;
+    let remove = Ask::new("DELETE", format!("/job/p/{}?base", text(&cold, "ID")));
+    let remove = remove.with("content-type", "application/json");
+    daemon.ask(remove).await.expect(200);
+    open_gate(&daemon, &slow).await;
+    let next = daemon.build(gated(json!({ "n": "3" }))).await;
+    assert_eq!(next["Base"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_build_that_began_before_a_reset_does_not_replace_a_base_from_after_it() {
+    let (daemon, slow) = with_waiting_build().await;
+    let reset = json!({ "group": "g" });
+    daemon
+        .post("/project/p/groups/reset", &reset)
+        .await
+        .expect(204);
+    let later = daemon.build(gated(json!({ "n": "2" }))).await;
+    assert_eq!(later["Base"], Value::Null);
+    open_gate(&daemon, &slow).await;
+    let next = daemon.build(gated(json!({ "n": "3" }))).await;
+    assert_eq!(next["Base"], later["ID"]);
+}
+
+/// Fault points are there in debug builds, which this one is.
+#[tokio::test]
+async fn a_cold_build_is_the_base_and_marked_whenever_the_daemon_is_killed() {
+    for point in [
+        "finish-record@2",
+        "link-made@2",
+        "in-place@2",
+        "cold-marked",
+        "linked@2",
+    ] {
+        let home = Home::new().await;
+        home.fixture("succeed");
+        home.configure(&json!({}));
+        let (name, time) = point.split_once('@').unwrap_or((point, "1"));
+        let daemon = faulty(&home, &format!("{name}=kill@{time}")).await;
+        let first = Ask::post("/jobs", &counted(1));
+        daemon.at.ask(first).await.expect(201);
+        let cold = Ask::post("/jobs", &with(counted(2), &["cold"]));
+        let at = daemon.at.clone();
+        // Its connection ends with the process.
+        let _ = tokio::spawn(async move { at.ask(cold).await }).await;
+        assert_eq!(daemon.end(Signal::KILL).await, -9, "{point}");
+
+        let daemon = home.spawn().await;
+        // Not before the builds of the earlier process are taken over.
+        let next = Ask::post("/jobs", &counted(3));
+        let next = daemon.at.ask(next).await.expect(201).json();
+        let base = Ask::get(format!("/job/succeed/{}", text(&next, "Base"))).json();
+        let base = daemon.at.ask(base).await.expect(200).json();
+        assert_eq!(base["BuildInfo"]["Cold"], true, "{point}");
+        let marks = home.builds().join(".mistry/cold/succeed");
+        assert_eq!(names(&marks), ["g"], "{point}");
+        let own = names(&home.builds().join(".mistry"));
+        assert!(
+            !own.iter().any(|name| name.starts_with("link-")),
+            "{point}: {own:?}"
+        );
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::attempts::faulty;
 use crate::garbage::settled;
 use crate::support::{
-    daemon::{TestDaemon, job, names, text},
+    daemon::{Home, TestDaemon, job, names, text},
     http::Ask,
 };
 
@@ -57,20 +59,24 @@ async fn a_reset_heals_a_group_whose_cache_is_bad() {
     }
 }
 
+const SEEN: &str = "echo x >> $D/cache/seen\ncp $D/cache/seen $D/artifacts/seen";
+
+/// Writes a file of project `p` that is older than every build: no build that was made from another content
+/// may be the base.
+fn write_input(daemon: &TestDaemon, text: &str) {
+    let path = daemon.home.projects().join("p/input");
+    std::fs::write(&path, text).unwrap();
+    let old = SystemTime::now() - Duration::from_secs(1_000_000);
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(old).unwrap();
+}
+
 /// A build whose project has gone back to earlier files may start from an earlier build of the group.
 #[tokio::test]
 async fn no_build_from_before_a_reset_or_a_cold_build_is_a_base_again() {
-    let script = "echo x >> $D/cache/seen\ncp $D/cache/seen $D/artifacts/seen";
-    let daemon = TestDaemon::builder().await.script("p", script);
+    let daemon = TestDaemon::builder().await.script("p", SEEN);
     let daemon = daemon.start().await;
-    let write = |text: &str| {
-        let path = daemon.home.projects().join("p/input");
-        std::fs::write(&path, text).unwrap();
-        // Older than every build: no build that was made from another content may be the base.
-        let old = SystemTime::now() - Duration::from_secs(1_000_000);
-        let file = std::fs::File::options().write(true).open(path).unwrap();
-        file.set_modified(old).unwrap();
-    };
+    let write = |text: &str| write_input(&daemon, text);
     let job = |n: usize| json!({ "project": "p", "group": "g", "params": { "n": n.to_string() } });
     write("one");
     let before = daemon.build(job(1)).await;
@@ -95,6 +101,117 @@ async fn no_build_from_before_a_reset_or_a_cold_build_is_a_base_again() {
     assert_eq!(daemon.build(job(7)).await["Base"], Value::Null);
     write("two");
     assert_eq!(daemon.build(job(8)).await["Base"], cold["ID"]);
+}
+
+#[tokio::test]
+async fn no_build_from_before_a_cold_build_is_a_base_again_when_the_cold_build_is_gone() {
+    for is_rebuilt in [false, true] {
+        let daemon = TestDaemon::builder().await.script("p", SEEN);
+        let daemon = daemon.start().await;
+        let job =
+            |n: usize| json!({ "project": "p", "group": "g", "params": { "n": n.to_string() } });
+        write_input(&daemon, "one");
+        daemon.build(job(1)).await;
+        write_input(&daemon, "two");
+        daemon.build(job(2)).await;
+        let mut cold = job(3);
+        cold["cold"] = json!(true);
+        let cold = daemon.build(cold).await;
+        match is_rebuilt {
+            // Its record is replaced by one that is not cold.
+            true => {
+                let mut again = job(3);
+                again["rebuild"] = json!(true);
+                assert_eq!(daemon.build(again).await["Cold"], false);
+            }
+            false => {
+                delete(&daemon, &cold, "?base").await.expect(200);
+                assert_eq!(daemon.build(job(4)).await["Base"], Value::Null);
+            }
+        }
+        write_input(&daemon, "one");
+        let next = daemon.build(job(5)).await;
+        assert_eq!(next["Base"], Value::Null, "rebuilt: {is_rebuilt}");
+    }
+}
+
+/// Fault points are there in debug builds, which this one is.
+#[tokio::test]
+async fn a_kill_between_any_two_steps_of_a_reset_leaves_a_group_that_is_reset() {
+    for point in ["group-unlinked", "reset-marked", "group-reset"] {
+        let home = Home::new().await;
+        home.fixture("succeed");
+        home.configure(&json!({}));
+        let daemon = faulty(&home, &format!("{point}=kill")).await;
+        for group in ["g", "h"] {
+            let ask = Ask::post("/jobs", &counted(group, 1));
+            daemon.at.ask(ask).await.expect(201);
+        }
+        let at = daemon.at.clone();
+        let reset = Ask::post("/project/succeed/groups/reset", &json!({ "group": "g" }));
+        // Its connection ends with the process.
+        let _ = tokio::spawn(async move { at.ask(reset).await }).await;
+        assert_eq!(daemon.end(Signal::KILL).await, -9, "{point}");
+
+        let daemon = home.spawn().await;
+        let next = Ask::post("/jobs", &counted("g", 2));
+        let next = daemon.at.ask(next).await.expect(201).json();
+        assert_eq!(next["Incremental"], false, "{point}");
+        let own = home.builds().join(".mistry");
+        assert_eq!(names(&own.join("resets/succeed")), ["g"], "{point}");
+        assert!(names(&own.join("resetting/succeed")).is_empty(), "{point}");
+        let next = Ask::post("/jobs", &counted("h", 2));
+        let next = daemon.at.ask(next).await.expect(201).json();
+        assert_eq!(next["Incremental"], true, "{point}");
+    }
+}
+
+#[tokio::test]
+async fn a_kill_while_a_base_is_removed_leaves_neither_the_build_nor_its_link() {
+    for point in ["retired", "base-unlinked"] {
+        let home = Home::new().await;
+        home.fixture("succeed");
+        home.configure(&json!({}));
+        let daemon = faulty(&home, &format!("{point}=kill")).await;
+        let build = Ask::post("/jobs", &counted("g", 1));
+        let base = daemon.at.ask(build).await.expect(201).json();
+        let id = text(&base, "ID").to_owned();
+        settled(&home, "succeed", &id).await;
+        let at = daemon.at.clone();
+        let remove = Ask::new("DELETE", format!("/job/succeed/{id}?base"));
+        let remove = remove.with("content-type", "application/json");
+        let _ = tokio::spawn(async move { at.ask(remove).await }).await;
+        assert_eq!(daemon.end(Signal::KILL).await, -9, "{point}");
+
+        let daemon = home.spawn().await;
+        let build = Ask::get(format!("/job/succeed/{id}")).json();
+        daemon.at.ask(build).await.expect(404);
+        let next = Ask::post("/jobs", &counted("g", 2));
+        let next = daemon.at.ask(next).await.expect(201).json();
+        assert_eq!(next["Incremental"], false, "{point}");
+        let ready = home.ids("succeed", "ready");
+        assert_eq!(ready, [text(&next, "ID")], "{point}");
+        assert_eq!(daemon.end(Signal::TERM).await, 0, "{point}");
+    }
+}
+
+/// A link to a build that someone has removed by hand, or that a process has removed as its last act.
+#[tokio::test]
+async fn a_start_removes_links_to_builds_that_are_gone() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let kept = daemon.build(counted("kept", 1)).await;
+    for job in [counted("gone", 1), job("succeed")] {
+        let info = daemon.build(job).await;
+        settled(&daemon.home, "succeed", text(&info, "ID")).await;
+        let ready = daemon.home.build("succeed", "ready", text(&info, "ID"));
+        std::fs::remove_dir_all(ready).unwrap();
+    }
+    daemon.stop().await;
+    daemon.start_again().await;
+    assert_eq!(daemon.build(counted("kept", 2)).await["Base"], kept["ID"]);
+    let place = daemon.home.builds().join("succeed");
+    assert_eq!(names(&place.join("groups")), ["kept"]);
+    assert!(place.join("latest").symlink_metadata().is_err());
 }
 
 #[tokio::test]

@@ -448,7 +448,17 @@ fn watch(daemon: &Daemon, sender: Sender<Event>) -> JoinHandle<()> {
 }
 
 /// Steps that a build of these kinds does not take; they have tests of their own.
-const ELSEWHERE: [&str; 4] = ["attempt-counted", "stop-decided", "data-cleared", "retired"];
+const ELSEWHERE: [&str; 9] = [
+    "attempt-counted",
+    "stop-decided",
+    "data-cleared",
+    "retired",
+    "cold-marked",
+    "base-unlinked",
+    "group-unlinked",
+    "reset-marked",
+    "group-reset",
+];
 /// Steps that only a start over something left behind takes: behind a kill that leaves it.
 const AT_START: [(&str, &str); 3] = [
     ("left-over", "container-started"),
