@@ -86,15 +86,20 @@ impl Index {
         }
     }
 
-    /// Stores whether a build is pinned.
-    pub(super) fn set_pinned(&self, project: &ProjectName, id: JobId, is_pinned: bool) {
+    /// Stores that a build is pinned.
+    pub(super) fn pin(&self, project: &ProjectName, id: JobId) {
         let mut projects = self.lock();
         let builds = projects.entry(project.clone()).or_default();
-        match is_pinned {
-            true => builds.pins.insert(id),
-            false => builds.pins.remove(&id),
-        };
-        builds.change(id, |entry| entry.is_pinned = is_pinned);
+        builds.pins.insert(id);
+        builds.change(id, |entry| entry.is_pinned = true);
+    }
+
+    /// Stores that a build is not pinned.
+    pub(super) fn unpin(&self, project: &ProjectName, id: JobId) {
+        if let Some(builds) = self.lock().get_mut(project) {
+            builds.pins.remove(&id);
+            builds.change(id, |entry| entry.is_pinned = false);
+        }
     }
 
     /// Removes a build.

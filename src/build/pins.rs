@@ -35,7 +35,7 @@ impl BuildStore {
             .open(&path)
             .map_err(&pin)?;
         self.sync_pins().map_err(&pin)?;
-        self.index.set_pinned(project, id, true);
+        self.index.pin(project, id);
         Ok(true)
     }
 
@@ -58,7 +58,7 @@ impl BuildStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(unpin(error)),
         }
-        self.index.set_pinned(project, id, false);
+        self.index.unpin(project, id);
         self.sync_pins().map_err(&unpin)?;
         Ok(true)
     }
@@ -75,7 +75,7 @@ impl BuildStore {
     pub(super) fn scan_pins(&self) -> Result<(), Error> {
         let _one_at_a_time = self.changing.lock();
         for (project, id) in self.pins()? {
-            self.index.set_pinned(&project, id, true);
+            self.index.pin(&project, id);
         }
         Ok(())
     }

@@ -101,7 +101,11 @@ fn trimmed(value: &str) -> &str {
 
 /// Percent-encoding, as addresses, forms and JavaScript have it; with lower-case digits, and with `/` as it is.
 fn url_forms(text: &str) -> [String; 5] {
-    fn encode(text: &str, also_kept: &str, space: &str, is_upper: bool) -> String {
+    enum Digits {
+        Upper,
+        Lower,
+    }
+    fn encode(text: &str, also_kept: &str, space: &str, digits: &Digits) -> String {
         let mut encoded = String::with_capacity(text.len());
         for byte in text.bytes() {
             match byte {
@@ -109,18 +113,20 @@ fn url_forms(text: &str) -> [String; 5] {
                 _ if byte.is_ascii_alphanumeric() || also_kept.as_bytes().contains(&byte) => {
                     encoded.push(char::from(byte));
                 }
-                _ if is_upper => encoded.push_str(&format!("%{byte:02X}")),
-                _ => encoded.push_str(&format!("%{byte:02x}")),
+                _ => encoded.push_str(&match digits {
+                    Digits::Upper => format!("%{byte:02X}"),
+                    Digits::Lower => format!("%{byte:02x}"),
+                }),
             }
         }
         encoded
     }
     [
-        encode(text, "-._~", "%20", true),
-        encode(text, "-._~", "%20", false),
-        encode(text, "-._~/", "%20", true),
-        encode(text, "-._~!'()*", "%20", true),
-        encode(text, "-._*", "+", true),
+        encode(text, "-._~", "%20", &Digits::Upper),
+        encode(text, "-._~", "%20", &Digits::Lower),
+        encode(text, "-._~/", "%20", &Digits::Upper),
+        encode(text, "-._~!'()*", "%20", &Digits::Upper),
+        encode(text, "-._*", "+", &Digits::Upper),
     ]
 }
 

@@ -1,14 +1,14 @@
-//! The executions of a job, read for clients by their numbers.
+//! The attempts of a job, read for clients by their numbers.
 
 use super::error::Error;
-use super::reading::Reader;
+use super::reading::{LogTail, Reader};
 use crate::build::{Attempt, BuildInfo, LogFollower};
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
 use crate::read_limiter::ReadPermit;
 
 impl Reader {
-    /// The executions of a job, newest first: a bounded number of those that are over.
+    /// The attempts of a job, newest first: a bounded number of those that are over.
     ///
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::NoRecord`], [`Error::Store`].
@@ -31,7 +31,7 @@ impl Reader {
         reading.await?
     }
 
-    /// One execution of a job, and with `log` the end of its log; as [`Reader::find_with_permit`].
+    /// One attempt of a job, and the end of its log; as [`Reader::find_with_permit`].
     ///
     /// # Errors
     /// As there, and [`Error::NoAttempt`].
@@ -40,7 +40,7 @@ impl Reader {
         project: &ProjectName,
         id: JobId,
         number: u32,
-        log: bool,
+        log: LogTail,
     ) -> Result<(BuildInfo, Option<String>, ReadPermit), Error> {
         let active = self.active_info(project, id).await;
         let active = active.filter(|active| active.number == number);
@@ -53,16 +53,13 @@ impl Reader {
             let Some((info, directory)) = store.find_attempt(&project, id, number)? else {
                 return Err(Error::no_attempt(store, &project, id, number));
             };
-            let log = match log {
-                true => Some(store.attempt_log_tail(&directory)?),
-                false => None,
-            };
+            let log = log.read_by(|| store.attempt_log_tail(&directory))?;
             Ok((info, log, permit))
         });
         reading.await?
     }
 
-    /// One execution of a job without its log; long params are cut, as in lists.
+    /// One attempt of a job without its log; long params are cut, as in lists.
     ///
     /// # Errors
     /// As for [`Reader::find_attempt_with_permit`].
@@ -72,13 +69,13 @@ impl Reader {
         id: JobId,
         number: u32,
     ) -> Result<BuildInfo, Error> {
-        let finding = self.find_attempt_with_permit(project, id, number, false);
+        let finding = self.find_attempt_with_permit(project, id, number, LogTail::Omit);
         let (mut info, _log, _permit) = finding.await?;
         info.abridge();
         Ok(info)
     }
 
-    /// Follows the log of one execution of a job from byte `from`.
+    /// Follows the log of one attempt of a job from byte `from`.
     ///
     /// # Errors
     /// As [`Reader::follow`], and [`Error::NoAttempt`].

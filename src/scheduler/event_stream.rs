@@ -47,6 +47,13 @@ pub enum StreamEvent {
     Present,
 }
 
+/// Whether the present state has the builds that ended while the client did not listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    Replayed,
+    Omitted,
+}
+
 /// A change of a job is an event when this key changes.
 type ChangeKey = (Option<Phase>, u32, bool, bool, bool);
 
@@ -119,7 +126,11 @@ impl Reader {
         };
         let activity = stream.activity.borrow_and_update().clone();
         stream.push(StreamEvent::Host(activity));
-        stream.push_present(since.is_some()).await?;
+        let ends = match since {
+            Some(_) => Ends::Replayed,
+            None => Ends::Omitted,
+        };
+        stream.push_present(ends).await?;
         stream.push(StreamEvent::Present);
         stream.reader = self.under_way();
         Ok(stream)
@@ -175,7 +186,7 @@ impl EventStream {
                 // The daemon stops.
                 Wake::Changed(_, _, Err(_)) | Wake::Host(false) => return None,
                 Wake::NewJob(Some(job)) => self.follow_job(job),
-                Wake::NewJob(None) => self.push_present(true).await.ok()?,
+                Wake::NewJob(None) => self.push_present(Ends::Replayed).await.ok()?,
                 Wake::Host(true) => {
                     let activity = self.activity.borrow_and_update().clone();
                     self.push(StreamEvent::Host(activity));
@@ -206,11 +217,11 @@ impl EventStream {
         self.ready.push_back(Queued::Event(stream));
     }
 
-    /// Queues the current state, and with `ends` the ends since all of them were sent.
-    async fn push_present(&mut self, ends: bool) -> Result<(), Error> {
+    /// Queues the current state.
+    async fn push_present(&mut self, ends: Ends) -> Result<(), Error> {
         // Read before the ended builds: a job that is active now and over a moment later is followed.
         let active = self.reader.scheduler.active_jobs().await;
-        if ends {
+        if ends == Ends::Replayed {
             let since = self.resume_from.checked_sub(SLACK_SECONDS.seconds());
             let since = since.unwrap_or(Timestamp::MIN);
             let (ended, is_cut) = self.reader.ended(since, MAX_REPLAYED_ENDS).await?;
@@ -224,8 +235,8 @@ impl EventStream {
         }
         for job in active {
             let known = self.followed.get(&job.id());
-            let is_told = known.is_some_and(|known| known.is_same(&job) && known.now().is_some());
-            match is_told {
+            let is_known = known.is_some_and(|known| known.is_same(&job) && known.now().is_some());
+            match is_known {
                 // The end of an earlier build may have been sent just now.
                 true => self.ready.push_back(Queued::State(job)),
                 false => self.follow_job(job),

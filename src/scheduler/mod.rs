@@ -76,7 +76,7 @@ pub use error::Error;
 pub use event_stream::{EventStream, StreamEvent};
 pub use history::Growth;
 pub use machine::Machine;
-pub use reading::{HostReport, ListEnd, Newest, Reader};
+pub use reading::{HostReport, ListEnd, LogTail, Newest, Reader};
 pub use rebuild::ImageReport;
 pub use request::{SubmitRequest, large};
 pub use service::Scheduler;

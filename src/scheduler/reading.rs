@@ -144,6 +144,28 @@ pub struct ListEnd {
     pub last: Option<Place>,
 }
 
+/// Whether the end of its log is read with a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTail {
+    /// It is read.
+    Read,
+    /// It is not needed.
+    Omit,
+}
+
+impl LogTail {
+    /// The end of the log as `read` returns it, if it is to be read.
+    pub(super) fn read_by<E>(
+        self,
+        read: impl FnOnce() -> Result<String, E>,
+    ) -> Result<Option<String>, E> {
+        match self {
+            LogTail::Read => read().map(Some),
+            LogTail::Omit => Ok(None),
+        }
+    }
+}
+
 impl Reader {
     /// The known state of a build: of the active one, else of the one on disk. Long params are cut, as in
     /// lists.
@@ -155,10 +177,10 @@ impl Reader {
             info.abridge();
             info
         };
-        self.find_and(project, id, false, short).await
+        self.find_and(project, id, LogTail::Omit, short).await
     }
 
-    /// The complete state of a build, and with `log` the end of its log. The next record is read for
+    /// The complete state of a build, and the end of its log. The next record is read for
     /// another request when the permit is dropped: by then the memory made from the info should be counted.
     ///
     /// # Errors
@@ -167,7 +189,7 @@ impl Reader {
         &self,
         project: &ProjectName,
         id: JobId,
-        log: bool,
+        log: LogTail,
     ) -> Result<(BuildInfo, Option<String>, ReadPermit), Error> {
         self.find_and(project, id, log, |info, log, permit| (info, log, permit))
             .await
@@ -178,7 +200,7 @@ impl Reader {
         &self,
         project: &ProjectName,
         id: JobId,
-        log: bool,
+        log: LogTail,
         then: impl FnOnce(BuildInfo, Option<String>, ReadPermit) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let active = self.scheduler.handle(project, id).await;
@@ -190,10 +212,7 @@ impl Reader {
                 None => shared.store.find(&project, id)?,
             };
             let info = found.ok_or_else(|| Error::absent(&shared.store, &project, id))?;
-            let log = match log {
-                true => Some(shared.store.log_tail(&project, id)?),
-                false => None,
-            };
+            let log = log.read_by(|| shared.store.log_tail(&project, id))?;
             Ok(then(info, log, permit))
         });
         reading.await?

@@ -23,7 +23,7 @@ use crate::build::{AnswerForm, AnswerJson, BuildAnswer, BuildInfo, Listing, LogF
 use crate::job::{Cancelled, JobId, Outcome, State};
 use crate::project::ProjectName;
 use crate::read_limiter::ReadPermit;
-use crate::scheduler::{self, JobHandle, Scheduler, Submission};
+use crate::scheduler::{self, JobHandle, LogTail, Scheduler, Submission};
 
 /// Bytes that are counted for a client that waits for a build: its handle, and its entry among the waiters.
 const WAITER_BYTES: u64 = 1 << 10;
@@ -460,10 +460,14 @@ async fn find(
     wants_log: bool,
 ) -> Result<(BuildInfo, Option<String>, ReadPermit), scheduler::Error> {
     let reader = &request.reader;
+    let log = match wants_log {
+        true => LogTail::Read,
+        false => LogTail::Omit,
+    };
     match number {
-        None => reader.find_with_permit(project, id, wants_log).await,
+        None => reader.find_with_permit(project, id, log).await,
         Some(number) => {
-            let finding = reader.find_attempt_with_permit(project, id, number, wants_log);
+            let finding = reader.find_attempt_with_permit(project, id, number, log);
             finding.await
         }
     }
