@@ -24,7 +24,7 @@ pub const POINTS: [(&str, &str); 39] = [
     ),
     (
         "accepted",
-        "the job is on stable storage, no client has been told",
+        "the job is on stable storage, no client has its answer",
     ),
     ("slot", "it has its slot"),
     (
@@ -76,10 +76,10 @@ pub const POINTS: [(&str, &str); 39] = [
         "the attempt is in its place, the build that it was is in `pending`",
     ),
     ("replaced", "what it replaced is out of sight"),
-    ("finished", "it is over, no client has been told"),
+    ("finished", "it is over, no client has its answer"),
     (
         "answered",
-        "the clients that waited were told, its container is there",
+        "the clients that waited have their answer, its container is there",
     ),
     ("cleared", "its container is removed"),
     (
@@ -110,7 +110,10 @@ pub const POINTS: [(&str, &str); 39] = [
         "reset-marked",
         "the time of the reset is recorded, the link is still aside",
     ),
-    ("group-reset", "the group is reset, no client has been told"),
+    (
+        "group-reset",
+        "the group is reset, no client has its answer",
+    ),
     (
         "left-over",
         "what an earlier process left is known, nothing is queued",

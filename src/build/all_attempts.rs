@@ -14,7 +14,7 @@ use crate::project::ProjectName;
 /// Attempts that are removed after one walk through all of them: their times and paths take a few megabytes.
 const REMOVED_PER_WALK: usize = 10_000;
 
-const COUNT: &str = "count the earlier executions of all jobs";
+const COUNT: &str = "count the earlier attempts of all jobs";
 
 /// When an attempt ended, in seconds and nanoseconds, and which one it is.
 type Ended = ((i64, i64), ProjectName, JobId, u32);
@@ -108,7 +108,7 @@ impl BuildStore {
                     break;
                 }
                 let attempt = self.layout.attempt(&project, id, number);
-                let remove = disk_error("remove earlier executions of jobs", &attempt);
+                let remove = disk_error("remove earlier attempts of jobs", &attempt);
                 self.remove_attempt(&project, id, number).map_err(remove)?;
             }
         }

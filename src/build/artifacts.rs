@@ -32,7 +32,7 @@ pub struct Artifacts {
     /// `None`: the build left none, or replaced the directory with something else.
     root: Option<OwnedFd>,
     lease: Lease,
-    execution: String,
+    attempt: String,
     is_expected: bool,
 }
 
@@ -57,7 +57,7 @@ impl Artifacts {
         Ok(Artifacts {
             root,
             lease,
-            execution: execution(view),
+            attempt: attempt(view),
             is_expected: matches!(view.outcome, Some(Outcome::Succeeded | Outcome::Failed)),
         })
     }
@@ -73,13 +73,13 @@ impl Artifacts {
     }
 
     /// A strong entity tag of one of the files, without quotes: it differs for another file, another
-    /// execution of the same job, and a file that was changed by hand. Times and inodes alone are not enough:
+    /// attempt of the same job, and a file that was changed by hand. Times and inodes alone are not enough:
     /// a container may set the former, and filesystems reuse the latter. The change time is set by the
     /// kernel.
     pub fn tag_of(&self, file: &std::fs::Metadata) -> String {
         format!(
             "{}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
-            self.execution,
+            self.attempt,
             file.ino(),
             file.len(),
             file.mtime(),
@@ -192,8 +192,8 @@ impl Contents {
     }
 }
 
-/// Distinguishes executions of the same job: the time of the end, to the nanosecond.
-fn execution(view: &BuildView) -> String {
+/// Distinguishes attempts of the same job: the time of the end, to the nanosecond.
+fn attempt(view: &BuildView) -> String {
     let ended = view.finished_at.unwrap_or(view.started_at);
     format!("{:x}.{}", ended.as_nanosecond(), view.attempt)
 }

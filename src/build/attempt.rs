@@ -1,4 +1,4 @@
-//! An attempt, as a value: one execution of a job; and the bounds of those that are kept.
+//! An attempt of a job, as a value; and the bounds of those that are kept.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -82,10 +82,10 @@ impl FromStr for Numbered {
     }
 }
 
-/// One execution of a job, in the list of them.
+/// One attempt of a job, in the list of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
-    /// Its number among the executions of the job.
+    /// Its number among the attempts of the job.
     pub number: u32,
     /// Pending or ready.
     pub state: State,
@@ -146,7 +146,7 @@ impl Attempt {
         }
     }
 
-    /// The execution of `info`, which is not over or is served.
+    /// The attempt of `info`, which is not over or is served.
     pub fn of(info: &BuildInfo) -> Attempt {
         let duration = info
             .duration
@@ -165,7 +165,7 @@ impl Attempt {
     }
 }
 
-/// How the executions of a job ended.
+/// How the attempts of a job ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outcomes {
     succeeded: bool,

@@ -1,10 +1,10 @@
-//! Attempts: the executions of a job that are over and not served, each with its record and its log.
+//! Kept attempts: those of a job that are over and not served, each with its record and its log.
 //!
-//! The data of an execution stays only where it is served: in `ready`. When another execution takes that
-//! place, or a rebuild fails beside a succeeded build, the record and the log are kept as an attempt, under
-//! the number of the execution. The directory of an attempt is made of hard links, synced, and renamed to its
-//! final name before the build itself goes to the trash. So a process that ends in between leaves the build
-//! in `pending`, and the next process repeats the steps.
+//! The data of an attempt stays only where it is served: in `ready`. When another attempt takes that place, or
+//! a rebuild fails beside a succeeded build, the record and the log are kept, under the number of the attempt.
+//! The directory of a kept attempt is made of hard links, synced, and renamed to its final name before the
+//! build itself goes to the trash. So a process that ends in between leaves the build in `pending`, and the
+//! next process repeats the steps.
 
 use std::cmp::Reverse;
 use std::fs::File;
@@ -28,8 +28,8 @@ use crate::project::ProjectName;
 /// set lower.
 const REMOVED_AT_ONCE: usize = 1_000;
 
-const KEEP: &str = "keep an earlier execution of the job";
-const READ: &str = "read the earlier executions of a job";
+const KEEP: &str = "keep an earlier attempt of the job";
+const READ: &str = "read the earlier attempts of a job";
 
 impl BuildStore {
     /// Keeps at most this many attempts of a job, from its next end on.
@@ -45,7 +45,7 @@ impl BuildStore {
         Ok(numbers)
     }
 
-    /// The number of the next execution of a job, and whether its executions so far have both succeeded and
+    /// The number of the next attempt of a job, and whether its attempts so far have both succeeded and
     /// failed.
     pub(super) fn next_attempt(
         &self,
@@ -67,7 +67,7 @@ impl BuildStore {
         Ok((last.saturating_add(1), flaky))
     }
 
-    /// Whether the executions of a job that are kept once `ending` is over have both succeeded and failed.
+    /// Whether the attempts of a job that are kept once `ending` is over have both succeeded and failed.
     pub(super) fn is_flaky(
         &self,
         ending: &BuildInfo,
@@ -158,10 +158,10 @@ impl BuildStore {
         Ok(())
     }
 
-    /// Counts an execution that is over beside the served build of its job, in the record of that build.
+    /// Counts an attempt that is over beside the served build of its job, in the record of that build.
     pub(super) fn count_attempt(&self, ended: &BuildInfo) -> Result<(), Error> {
         let directory = self.layout.ready(&ended.project, ended.id);
-        let count = disk_error("count the executions of the job", &directory);
+        let count = disk_error("count the attempts of the job", &directory);
         let _one_at_a_time = self.marking.lock();
         let Some(mut record) = record::read(&directory).map_err(&count)? else {
             return Ok(());
@@ -184,7 +184,7 @@ impl BuildStore {
     /// When a system call fails.
     pub(super) fn prune_attempts(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
         let directory = self.layout.attempts(project, id);
-        let prune = disk_error("remove earlier executions of the job", &directory);
+        let prune = disk_error("remove earlier attempts of the job", &directory);
         let numbers = self.attempt_numbers(project, id).map_err(&prune)?;
         let newest = numbers.iter().rev().take(self.attempts.most());
         let mut bytes = 0;
@@ -231,8 +231,8 @@ impl BuildStore {
         Ok(numbers.into_iter().map(attempt).sum())
     }
 
-    /// An execution of a job by its number, and its directory: pending, served or kept. Its number of
-    /// executions is that of the job.
+    /// An attempt of a job by its number, and its directory: pending, served or kept. Its number of
+    /// attempts is that of the job.
     ///
     /// # Errors
     /// When a system call fails.
@@ -304,7 +304,7 @@ impl BuildStore {
         }))
     }
 
-    /// The current path of the log of an execution; `None` if there is no such execution.
+    /// The current path of the log of an attempt; `None` if there is no such attempt.
     ///
     /// # Errors
     /// When a system call fails.
@@ -318,7 +318,7 @@ impl BuildStore {
         Ok(found.map(|(_, directory)| directory.join(layout::LOG)))
     }
 
-    /// The end of the log in the directory of an execution; "" when there is none.
+    /// The end of the log in the directory of an attempt; "" when there is none.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -329,7 +329,7 @@ impl BuildStore {
         }
     }
 
-    /// The executions of a job that are on disk, newest first: at most as many attempts as are kept, besides
+    /// The attempts of a job that are on disk, newest first: at most as many attempts as are kept, besides
     /// the served build and the pending one. `None` if there is no such job.
     ///
     /// # Errors

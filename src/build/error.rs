@@ -59,7 +59,7 @@ impl Error {
         kind == Some(io::ErrorKind::DirectoryNotEmpty)
     }
 
-    /// True when the disk is full: the only cause that clients are told.
+    /// True when the disk is full: the only cause that is named to clients.
     pub fn is_full(&self) -> bool {
         self.io().is_some_and(|cause| {
             matches!(

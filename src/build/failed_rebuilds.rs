@@ -78,7 +78,7 @@ impl BuildStore {
         self.throw_away(&failed).map_err(take_over)
     }
 
-    /// The number under which an earlier process has kept the execution with this record.
+    /// The number under which an earlier process has kept the attempt with this record.
     fn number_of(
         &self,
         project: &ProjectName,

@@ -22,7 +22,7 @@ use crate::faults;
 use crate::filesystem::open_writable;
 use crate::job::{Cancelled, Outcome, Phase, Status};
 
-/// The remark about a build that succeeded without artifacts.
+/// The warning about a build that succeeded without artifacts.
 const NOTHING_LEFT: &str = "the build left nothing in /data/artifacts";
 
 /// The end of a build, as its record will state it.
@@ -194,7 +194,7 @@ impl PendingBuild {
         self.store.publish(&self.record)
     }
 
-    /// The end of the log, for a build that did not succeed. If it cannot be read, the log itself tells.
+    /// The end of the log, for a build that did not succeed. If it cannot be read, only the log has it.
     fn excerpt(&mut self, end: &End) -> Option<Arc<Excerpt>> {
         let info = &self.record.info;
         let (part, from) = match (self.image_from, info.log_runs_from) {
@@ -215,7 +215,7 @@ impl PendingBuild {
         excerpt(&log, section, self.log().origins()).ok()?
     }
 
-    /// Sets what depends on the other executions of the job, now that the outcome is known.
+    /// Sets what depends on the other attempts of the job, now that the outcome is known.
     fn count_itself(&mut self) -> Result<(), Error> {
         let info = &self.record.info;
         let served = self.store.ready(&info.project, info.id)?;

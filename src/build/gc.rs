@@ -172,19 +172,19 @@ impl Selection {
         self.taken.push((at, why, bytes));
     }
 
-    /// Moves builds for which `goes` is true from `left` to this one.
+    /// Moves builds for which `is_removed` is true from `left` to this one.
     fn take_all(
         &mut self,
         left: &mut Vec<usize>,
         why: RemovalReason,
-        goes: impl Fn(usize) -> bool,
+        is_removed: impl Fn(usize) -> bool,
     ) {
         left.retain(|at| {
-            let goes = goes(*at);
-            if goes {
+            let is_removed = is_removed(*at);
+            if is_removed {
                 self.take(*at, why);
             }
-            !goes
+            !is_removed
         });
     }
 

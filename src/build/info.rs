@@ -105,9 +105,10 @@ pub struct BuildInfo {
     pub duration: Option<Duration>,
     /// The duration of each phase.
     pub phases: Phases,
-    /// How often this execution was begun, from 1: it is begun again if its container is lost.
-    pub attempt: u32,
-    /// Which execution of its job this is, from 1.
+    /// How often a container was made for this attempt, from 1: a lost container is replaced, which is a
+    /// container retry.
+    pub container_tries: u32,
+    /// Which attempt of its job this is, from 1.
     pub number: u32,
     /// The highest number of its job so far.
     pub numbers: u32,
@@ -115,7 +116,7 @@ pub struct BuildInfo {
     pub flaky: bool,
     /// The image's id.
     pub image: Option<String>,
-    /// The id of the last attempt's container, which is removed when the build is finished.
+    /// The id of the last container, which is removed when the build is finished.
     pub container: Option<String>,
     /// The client that requested it first: `token NAME`, `uid N`, or an address.
     pub asked_by: Option<String>,
@@ -127,7 +128,7 @@ pub struct BuildInfo {
     pub stopping: bool,
     /// The end of the log, for a build that did not succeed.
     pub excerpt: Option<Arc<Excerpt>>,
-    /// The byte of the log at which the output of the last attempt's container begins.
+    /// The byte of the log at which the output of the last container begins.
     pub log_runs_from: Option<u64>,
 }
 
@@ -162,7 +163,7 @@ impl BuildInfo {
             finished_at: None,
             duration: None,
             phases: Phases::default(),
-            attempt: 1,
+            container_tries: 1,
             number: 1,
             numbers: 1,
             flaky: false,
@@ -225,7 +226,7 @@ impl BuildInfo {
             finished_at: view.finished_at,
             duration: u64::try_from(view.duration).ok().map(Duration::from_nanos),
             phases: view.phases,
-            attempt: view.attempt,
+            container_tries: view.attempt,
             number: view.number,
             // A record of an earlier version has neither.
             numbers: view.numbers.max(view.number),
@@ -265,7 +266,7 @@ impl BuildInfo {
             state: self.state(),
             phase: self.phase(),
             outcome: self.outcome(),
-            attempt: self.attempt,
+            attempt: self.container_tries,
             number: self.number,
             numbers: self.numbers,
             flaky: self.flaky,
@@ -295,8 +296,8 @@ impl BuildInfo {
         }
     }
 
-    /// Resets what an attempt sets: the job is queued again since `now`.
-    pub(super) fn forget_attempt(&mut self, now: Timestamp) {
+    /// Resets what a try with a container sets: the job is queued again since `now`.
+    pub(super) fn forget_container_try(&mut self, now: Timestamp) {
         // Without `..`, so that each new field is considered here.
         let BuildInfo {
             project: _,
@@ -307,7 +308,7 @@ impl BuildInfo {
             path: _,
             queued_at: _,
             cold: _,
-            attempt: _,
+            container_tries: _,
             number: _,
             numbers: _,
             flaky: _,

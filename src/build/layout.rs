@@ -175,7 +175,7 @@ impl Layout {
         self.project_attempts(project).join(id.to_string())
     }
 
-    /// An execution that is over and not served, without its data.
+    /// An attempt that is over and not served, without its data.
     pub(super) fn attempt(&self, project: &ProjectName, id: JobId, number: u32) -> PathBuf {
         self.attempts(project, id).join(number.to_string())
     }

@@ -521,7 +521,7 @@ mod tests {
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
         record::write(dir.path(), &record, Durability::Whole).unwrap();
         let first = tag_of().unwrap();
-        // A new attempt continues the same log.
+        // A container retry continues the same log.
         record.view.attempt = 2;
         record.view.started_at = Timestamp::now();
         record::write(dir.path(), &record, Durability::Whole).unwrap();

@@ -6,7 +6,7 @@
 //! - [`PendingBuild::finish`] is the only way into `ready/`: one rename, or an exchange where
 //!   a build of the same id is replaced. The record in it is complete before that.
 //! - A ready build never changes, but for the mark that it is durable, the measure of what it takes,
-//!   and the number of executions of its job; it is only removed whole.
+//!   and the number of attempts of its job; it is only removed whole.
 //! - Only a succeeded build is ever pointed at by `latest` or `groups/<group>`.
 //! - A ready build of an earlier boot that is not marked durable counts as absent.
 //!

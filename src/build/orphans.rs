@@ -1,7 +1,7 @@
 //! Builds that a previous process left in `pending`: they are found and taken over.
 //!
 //! A build that had its container is adopted as it is, and its log is continued. Any other build is run again
-//! as its next attempt; the log keeps what was printed so far, so that a client that follows it misses
+//! with a new container; the log keeps what was printed so far, so that a client that follows it misses
 //! nothing and sees nothing twice.
 
 use std::io;
@@ -169,7 +169,7 @@ impl BuildStore {
     pub fn empty_record(&self, project: &ProjectName, id: JobId) -> Record {
         let path = self.layout.served(project, id);
         let mut record = RecordFile::default().complete(project, id, State::Pending, path);
-        // Without it, it ends as the first execution.
+        // Without it, it ends as the first attempt.
         let _ = self.number_anew(&mut record);
         record
     }
@@ -220,7 +220,7 @@ impl BuildStore {
         let was_begun = record.info.status != Status::Pending(Phase::Queued);
         let mut pending = self.adopt(record)?;
         let begun = match was_begun {
-            true => pending.begin_next_attempt(),
+            true => pending.begin_container_retry(),
             false => pending.begin_again(),
         };
         match begun {
@@ -238,19 +238,19 @@ impl BuildStore {
 }
 
 impl PendingBuild {
-    /// Counts an attempt, and resets the build: partial results are removed, the log is kept.
+    /// Begins a container retry, and resets the build: partial results are removed, the log is kept.
     ///
     /// # Errors
     /// When a system call fails.
-    pub fn begin_next_attempt(&mut self) -> Result<(), Error> {
-        self.record.info.attempt += 1;
+    pub fn begin_container_retry(&mut self) -> Result<(), Error> {
+        self.record.info.container_tries += 1;
         self.begin_again()
     }
 
     fn begin_again(&mut self) -> Result<(), Error> {
         let (directory, store) = (self.directory(), self.store.clone());
         let now = Since::now();
-        self.record.info.forget_attempt(now.wall());
+        self.record.info.forget_container_try(now.wall());
         let internal = &mut self.record.internal;
         internal.started_uptime = now.uptime();
         internal.running_uptime = None;
@@ -258,7 +258,7 @@ impl PendingBuild {
         internal.running_since = None;
         internal.deadline = None;
         internal.durable = false;
-        // They belong to the previous attempt.
+        // They belong to the previous container.
         (self.change, self.ended, self.image_from) = (None, None, None);
         self.timed = Phase::Queued;
         // Data that cannot be removed is moved to the trash as it is.
@@ -354,7 +354,7 @@ mod tests {
                 pending.put_data_aside().unwrap();
                 assert!(!pending.data().exists());
                 assert!(!pending.directory().join(layout::HOME).exists());
-                pending.begin_next_attempt().unwrap();
+                pending.begin_container_retry().unwrap();
                 pending.store.empty_trash().unwrap();
                 let trash = pending.store.layout.trash();
                 assert_eq!(fs::read_dir(trash).unwrap().count(), 0);
@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn opaque_params_are_emptied_wherever_they_are_when_the_data_leaves_the_build() {
         let leave: [fn(PendingBuild); 3] = [
-            |mut pending| pending.begin_next_attempt().unwrap(),
+            |mut pending| pending.begin_container_retry().unwrap(),
             |mut pending| pending.put_data_aside().unwrap(),
             |pending| {
                 let error = disk_error("do it", Path::new("/x"))(io::ErrorKind::Other.into());

@@ -85,7 +85,7 @@ impl BuildStore {
     }
 
     /// Keeps a rebuild that did not succeed as an attempt, beside the succeeded build. That build counts it
-    /// first, so that no later execution gets its number.
+    /// first, so that no later attempt gets its number.
     fn put_beside(&self, record: &Record, from: &Path) -> Result<(), Error> {
         let (project, id) = (&record.info.project, record.info.id);
         self.count_attempt(&record.info)?;

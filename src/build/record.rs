@@ -69,14 +69,14 @@ pub struct Bookkeeping {
     pub started_uptime: Option<i64>,
     /// The bytes of `out.log` that precede the container's own output.
     pub log_offset: u64,
-    /// The container of this attempt.
+    /// The container of the last try.
     pub container: Option<String>,
     /// The order of builds that can replace each other: a later one has a larger number; 0 in records without
     /// the field.
     pub number: u64,
     /// The `uid:gid` that owns its files; `None` in records without the field.
     pub user: Option<String>,
-    /// Attempts that lost their container.
+    /// Containers that were lost.
     pub lost: u32,
     /// A new image was requested.
     pub rebuild: bool,

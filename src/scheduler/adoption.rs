@@ -141,10 +141,10 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
         return;
     };
     faults::point("taken-over");
-    let attempt = pending.info().attempt;
+    let tries = pending.info().container_tries;
     let container = pending.internal().container.clone();
     let event = Event::TakenOver {
-        attempt,
+        tries,
         runs_on: container.is_some(),
     };
     publish(&shared, active.subject(), &event);
@@ -154,7 +154,7 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
     let observer = active.observer(shared.stop.clone());
     shared.broadcast.job_begun(observer);
     let start = match (container, pending.internal().stopped.clone()) {
-        // The recipe is needed only if the attempt is lost.
+        // The recipe is needed only if the container is lost.
         (Some(container), _) => Ok(StartPoint::Container(container, recipe)),
         // It ends as was decided, whatever happened to its project.
         (None, Some(stopped)) => Err(Interruption::Stopped(stopped)),

@@ -30,7 +30,7 @@ pub struct SchedulerConfig {
     pub job_timeout: Option<Duration>,
     /// How long a build may print nothing.
     pub silence_timeout: Option<Duration>,
-    /// Earlier executions of a job whose records and logs are kept.
+    /// Earlier attempts of a job whose records and logs are kept.
     pub keep_attempts: u32,
     /// How long an accepted job waits for an Engine that went away.
     pub engine_wait: Duration,

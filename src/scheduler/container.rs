@@ -11,7 +11,7 @@ use super::image_properties::{Declared, HOME, mounted_in_home};
 use super::images::INSTANCE;
 use super::interruption::Interruption;
 use super::recipe::Recipe;
-use super::sweep::{ATTEMPT, JOB, PROJECT, container_name};
+use super::sweep::{CONTAINER_TRY, JOB, PROJECT, container_name};
 use crate::build::User;
 use crate::docker::{self, ContainerSpec, Limits};
 use crate::project::{self, Capability, Settings};
@@ -81,7 +81,7 @@ impl BuildTask {
         let shared = self.shared.clone();
         let config = shared.config.load();
         let pending = self.pending()?;
-        let attempt = pending.info().attempt;
+        let tries = pending.info().container_tries;
         let id = recipe.id.to_string();
         let instance = shared.store.instance();
         let log_bytes = pending.internal().limits.log_limit;
@@ -91,7 +91,7 @@ impl BuildTask {
         self.may_run_out_of_memory = limits.memory.is_some();
         let pending = self.pending()?;
         Ok(ContainerSpec {
-            name: container_name(instance, &id, &attempt.to_string()),
+            name: container_name(instance, &id, &tries.to_string()),
             image: image.to_owned(),
             labels: BTreeMap::from([
                 (INSTANCE.to_owned(), instance.to_owned()),
@@ -101,7 +101,7 @@ impl BuildTask {
                     "mistry.group".to_owned(),
                     pending.info().group_name().to_owned(),
                 ),
-                (ATTEMPT.to_owned(), attempt.to_string()),
+                (CONTAINER_TRY.to_owned(), tries.to_string()),
             ]),
             user: settings
                 .user

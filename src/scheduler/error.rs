@@ -39,7 +39,7 @@ pub enum Error {
         "unknown job '{1}' of project '{0}': it was removed, or was not asked for here; /project/{0} shows what is kept"
     )]
     UnknownJob(ProjectName, JobId),
-    /// The job has no execution of that number, or no longer.
+    /// The job has no attempt of that number, or no longer.
     #[error("job '{1}' of project '{0}' has no attempt {2}{reason}", reason = why_no_attempt(*.2, *.3))]
     NoAttempt(ProjectName, JobId, u32, u32),
     /// No build has an id that begins so.
@@ -121,7 +121,7 @@ pub enum Error {
     Lost,
 }
 
-/// Why a job whose last execution is `last` has no execution of this number.
+/// Why a job whose last attempt is `last` has no attempt of this number.
 fn why_no_attempt(number: u32, last: u32) -> String {
     match number > last {
         true => format!(": the last one is {last}"),
@@ -130,7 +130,7 @@ fn why_no_attempt(number: u32, last: u32) -> String {
 }
 
 impl Error {
-    /// The reason why a job has no execution of this number. Blocks.
+    /// The reason why a job has no attempt of this number. Blocks.
     pub(super) fn no_attempt(
         store: &BuildStore,
         project: &ProjectName,

@@ -65,16 +65,16 @@ pub(super) enum Event<'a> {
     /// Taken over from an earlier process; its container, if any, is followed, else it is built from the
     /// beginning.
     TakenOver {
-        /// The number of this attempt.
-        attempt: u32,
+        /// How often a container was made for it.
+        tries: u32,
         /// It has a container.
         runs_on: bool,
     },
-    /// A lost attempt is repeated.
-    MadeAgain {
-        /// The number of the next attempt.
-        attempt: u32,
-        /// Why the last attempt was lost.
+    /// Its container was lost; it is run again with a new one.
+    ContainerRetry {
+        /// How often a container is made for it, with this one.
+        tries: u32,
+        /// Why the last one was lost.
         why: &'static str,
     },
     /// It got a slot.
@@ -136,7 +136,7 @@ fn record(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) {
         }
         Event::Finished(info) => record_finished(shared, subject, info),
         Event::TakenOver { .. }
-        | Event::MadeAgain { .. }
+        | Event::ContainerRetry { .. }
         | Event::Started
         | Event::Running { .. } => {}
     }
@@ -161,11 +161,17 @@ fn log(subject: Subject<'_>, event: &Event<'_>) {
             let sentence = "the job was accepted";
             log_event!(info, ACCEPTED, "accepted", subject, sentence);
         }
-        Event::MadeAgain { attempt, why } => {
+        Event::ContainerRetry {
+            tries: attempt,
+            why,
+        } => {
             let sentence = format!("the build is run again: {why}");
             log_event!(warn, TAKEN_OVER, "taken-over", subject, sentence, attempt);
         }
-        Event::TakenOver { attempt, runs_on } => {
+        Event::TakenOver {
+            tries: attempt,
+            runs_on,
+        } => {
             let sentence = match runs_on {
                 true => "the build continues: an earlier process started its container",
                 false => "the build starts from the beginning: an earlier process accepted it",

@@ -9,8 +9,8 @@ use super::error::Error;
 use crate::build::{self, Stopped};
 use crate::{docker, project};
 
-/// Attempts whose container may be lost: three lost containers are no accident of one build.
-pub(super) const MAX_LOST_ATTEMPTS: u32 = 3;
+/// Containers of a build that may be lost: three lost containers are no accident of one build.
+pub(super) const MAX_LOST_CONTAINERS: u32 = 3;
 
 /// Why a build could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +43,9 @@ pub(super) enum Interruption {
     },
     /// It is made again.
     #[error("the build was interrupted: {0}")]
-    AttemptLost(&'static str),
-    #[error("the build was interrupted {MAX_LOST_ATTEMPTS} times, the last time because {0}")]
-    TooManyAttempts(&'static str),
+    ContainerLost(&'static str),
+    #[error("the build was interrupted {MAX_LOST_CONTAINERS} times, the last time because {0}")]
+    TooManyLostContainers(&'static str),
     #[error("the build was interrupted ({0}), and its project has changed since; ask again")]
     ProjectChanged(&'static str),
     /// It ends as was decided and recorded.

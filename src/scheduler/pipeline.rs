@@ -20,7 +20,7 @@ use super::ending::{
 use super::error::Error;
 use super::event::{Event, publish};
 use super::images::{ImageCache, Images};
-use super::interruption::{Interruption, MAX_LOST_ATTEMPTS};
+use super::interruption::{Interruption, MAX_LOST_CONTAINERS};
 use super::output::masked_note;
 use super::recipe::Recipe;
 use super::shared::Shared;
@@ -137,7 +137,7 @@ pub(super) async fn run_build(
     let mut task = BuildTask::new(shared.clone(), active.clone(), pending);
     let made = match task.wait_for_slot(&start).await {
         // The state of a running build is allocated when it has its slot: most active jobs wait.
-        Ok(()) => Box::pin(task.run_attempts(start)).await,
+        Ok(()) => Box::pin(task.run_with_retries(start)).await,
         Err(interruption) => Err(interruption),
     };
     let stderr = std::mem::take(&mut task.stderr);
@@ -151,7 +151,7 @@ pub(super) async fn run_build(
     }
 }
 
-/// The line that is logged between two attempts.
+/// The line that is logged before a container retry.
 pub(super) fn retry_note(why: &str) -> String {
     format!("the build was interrupted ({why}) and is made again")
 }
@@ -170,8 +170,11 @@ impl BuildTask {
         Ok(())
     }
 
-    /// Runs the build, and repeats it when an attempt is lost.
-    async fn run_attempts(&mut self, mut start: StartPoint) -> Result<docker::Exit, Interruption> {
+    /// Runs the build, and again when its container is lost.
+    async fn run_with_retries(
+        &mut self,
+        mut start: StartPoint,
+    ) -> Result<docker::Exit, Interruption> {
         loop {
             let (made, recipe) = match start {
                 StartPoint::Container(container, recipe) => {
@@ -183,7 +186,7 @@ impl BuildTask {
                         })
                         .await;
                     let recipe = match &made {
-                        Err(Interruption::AttemptLost(_)) => {
+                        Err(Interruption::ContainerLost(_)) => {
                             self.cancellable(recipe).await?.ok().flatten()
                         }
                         _ => None,
@@ -199,25 +202,25 @@ impl BuildTask {
                 }
             };
             let why = match made {
-                Err(Interruption::AttemptLost(why)) => why,
+                Err(Interruption::ContainerLost(why)) => why,
                 made => return made,
             };
             let recipe = recipe.ok_or(Interruption::ProjectChanged(why))?;
-            self.begin_next_attempt(why).await?;
+            self.begin_container_retry(why).await?;
             start = StartPoint::Beginning(recipe);
         }
     }
 
-    /// Starts again from the beginning after a lost attempt, with a note in the log.
-    async fn begin_next_attempt(&mut self, why: &'static str) -> Result<(), Interruption> {
+    /// Starts again from the beginning after a lost container, with a note in the log.
+    async fn begin_container_retry(&mut self, why: &'static str) -> Result<(), Interruption> {
         let internal = &mut self.pending()?.record_mut().internal;
         internal.lost += 1;
         let (lost, container) = (internal.lost, internal.container.clone());
         self.active.clear_container();
-        if lost >= MAX_LOST_ATTEMPTS {
+        if lost >= MAX_LOST_CONTAINERS {
             // Its container is still in the record: it is removed, or the data set aside, when the build
             // ends.
-            return Err(Interruption::TooManyAttempts(why));
+            return Err(Interruption::TooManyLostContainers(why));
         }
         let (shared, active) = (self.shared.clone(), self.active.clone());
         let removal = match &container {
@@ -235,10 +238,10 @@ impl BuildTask {
         self.on_disk(move |pending| {
             let begun = match is_clear {
                 true => Ok(()),
-                // It may still run: what it writes must not be in the next attempt's data.
+                // It may still run: what it writes must not be in the data of the retry.
                 false => pending.put_data_aside(),
             };
-            let begun = begun.and_then(|()| pending.begin_next_attempt());
+            let begun = begun.and_then(|()| pending.begin_container_retry());
             if begun.is_err() {
                 // The end of the build has to remove it again.
                 pending.record_mut().internal.container = container;
@@ -248,8 +251,8 @@ impl BuildTask {
         .await?;
         let log = self.pending()?.log();
         log.note(retry_note(why)).await.map_err(Interruption::Log)?;
-        let attempt = self.pending()?.info().attempt;
-        let event = Event::MadeAgain { attempt, why };
+        let tries = self.pending()?.info().container_tries;
+        let event = Event::ContainerRetry { tries, why };
         publish(&self.shared, self.active.subject(), &event);
         Ok(())
     }
@@ -311,7 +314,7 @@ impl BuildTask {
             })
             .await?;
         let (note, log) = (masked_note(&masked), self.pending()?.log());
-        // An earlier attempt has written it otherwise.
+        // The try before has written it otherwise.
         if log.bytes() == 0 && !note.is_empty() {
             let written = log.append(note.as_bytes()).await;
             written.map_err(Interruption::Log)?;

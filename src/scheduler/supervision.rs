@@ -69,7 +69,7 @@ impl BuildTask {
                 if let Some(limit) = limit {
                     self.decide_stop(stop::timed_out(limit)).await?;
                 }
-                Err(Interruption::AttemptLost(
+                Err(Interruption::ContainerLost(
                     "the Docker Engine did not answer",
                 ))
             }
@@ -133,7 +133,7 @@ impl BuildTask {
                 Err(Interruption::Container { source }) if source.is_unreachable() => source,
                 Err(Interruption::Container {
                     source: docker::Error::NoSuchContainer(_),
-                }) => return Err(Interruption::AttemptLost("its container was removed")),
+                }) => return Err(Interruption::ContainerLost("its container was removed")),
                 ended => return ended,
             };
             (is_watched, was_away) = (false, true);
@@ -147,11 +147,11 @@ impl BuildTask {
         let docker = self.shared.docker.clone();
         let status = self.cancellable(docker.container_status(container)).await?;
         match status.map_err(container_failed)? {
-            ContainerStatus::Gone => Err(Interruption::AttemptLost("its container is gone")),
+            ContainerStatus::Gone => Err(Interruption::ContainerLost("its container is gone")),
             ContainerStatus::Ended(exit, _)
                 if (is_engine_kill(&exit) || was_away) && !self.is_own_end(container).await? =>
             {
-                Err(Interruption::AttemptLost("its container was taken down"))
+                Err(Interruption::ContainerLost("its container was taken down"))
             }
             ContainerStatus::Ended(_, at) => {
                 self.found_ended = at;

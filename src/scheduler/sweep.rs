@@ -20,8 +20,8 @@ use crate::job::JobId;
 pub(super) const JOB: &str = "mistry.job";
 /// The label with its project's name.
 pub(super) const PROJECT: &str = "mistry.project";
-/// The label that distinguishes executions of one job.
-pub(super) const ATTEMPT: &str = "mistry.attempt";
+/// The label that distinguishes the containers of one build.
+pub(super) const CONTAINER_TRY: &str = "mistry.attempt";
 
 /// The longest pause between two tries: a host may have a container for weeks that Docker cannot
 /// remove.
@@ -201,18 +201,18 @@ pub(super) async fn sweep(shared: &Shared) -> Result<SweepResult, docker::Error>
 }
 
 /// The name of a build's container; with its labels it shows that a container is mistry's.
-pub(super) fn container_name(instance: &str, job: &str, attempt: &str) -> String {
+pub(super) fn container_name(instance: &str, job: &str, tries: &str) -> String {
     let short = |text: &str, digits| text.get(..digits).unwrap_or(text).to_owned();
-    format!("mistry-{}-{}-{attempt}", short(instance, 8), short(job, 16))
+    format!("mistry-{}-{}-{tries}", short(instance, 8), short(job, 16))
 }
 
 /// True when mistry made this container for a build.
 fn is_ours(found: &docker::Found, instance: &str) -> bool {
     let label = |key| found.labels.get(key).map(String::as_str);
-    let (Some(job), Some(attempt)) = (label(JOB), label(ATTEMPT)) else {
+    let (Some(job), Some(tries)) = (label(JOB), label(CONTAINER_TRY)) else {
         return false;
     };
-    label(INSTANCE) == Some(instance) && found.name == container_name(instance, job, attempt)
+    label(INSTANCE) == Some(instance) && found.name == container_name(instance, job, tries)
 }
 
 /// True when the builder made this container to set the labels of a mistry image, and was interrupted. It
@@ -254,7 +254,11 @@ mod tests {
     #[test]
     fn a_container_is_ours_by_its_labels_and_its_name() {
         let (instance, job) = ("0123456789abcdef".repeat(2), "fedcba9876543210".repeat(4));
-        let labels = [(INSTANCE, instance.as_str()), (JOB, &job), (ATTEMPT, "2")];
+        let labels = [
+            (INSTANCE, instance.as_str()),
+            (JOB, &job),
+            (CONTAINER_TRY, "2"),
+        ];
         let ours = found("mistry-01234567-fedcba9876543210-2", "/run.sh", &labels);
         assert!(is_ours(&ours, &instance));
         assert!(!is_ours(&ours, &"f".repeat(32)), "of another build path");

@@ -31,12 +31,12 @@ impl Images {
             Unused::Images | Unused::All => self.all_records().await,
         };
         self.remove_step_containers(&records, &idle).await?;
-        let goes = |layer: &&crate::build::MadeLayer| {
+        let is_unused = |layer: &&crate::build::MadeLayer| {
             matches!(which, Unused::All) || !(layer.is_built || layer.is_tried)
         };
         let has_layers = records
             .values()
-            .any(|known| known.layers.iter().any(|l| goes(&l)));
+            .any(|known| known.layers.iter().any(|l| is_unused(&l)));
         if !has_layers && matches!(which, Unused::Layers(_)) {
             return Ok(Pruned::default());
         }
@@ -44,7 +44,7 @@ impl Images {
         let mut pruned = Pruned::default();
         let mut candidates = HashSet::new();
         for known in records.values() {
-            for layer in known.layers.iter().filter(goes) {
+            for layer in known.layers.iter().filter(is_unused) {
                 if !known.is_image(&layer.id) {
                     candidates.extend(forest.unnamed(&layer.id, layer.made.as_second()));
                 }

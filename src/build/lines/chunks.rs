@@ -1,4 +1,4 @@
-//! Reads a log in chunks, until it is told to stop.
+//! Reads a log in chunks, until it is stopped.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
