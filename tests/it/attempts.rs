@@ -180,7 +180,7 @@ async fn a_link_to_a_red_build_shows_it_after_the_job_is_green() {
     // The disk: the data of the served execution alone, and nothing new where the first mistry looks.
     assert_eq!(names(&attempts_of(&daemon.home, &id)), ["1"]);
     let files = names(&attempts_of(&daemon.home, &id).join("1"));
-    assert_eq!(files, ["build_info.json", "out.log"]);
+    assert_eq!(files, ["build_info.json", "out.log", "out.times"]);
     assert_eq!(
         names(&daemon.home.builds().join("p")),
         ["latest", "pending", "ready"]
