@@ -1,7 +1,6 @@
 //! `docs/openapi.json` and the running server agree: for each request below, the status and media type
-//! are declared, and a JSON body fits its schema, with no undeclared key.
-//!
-//! Every path of the document is requested; a missing one is an error.
+//! are declared, and a JSON body fits its schema, with no undeclared key. Every path of the document is
+//! requested; a missing one is an error.
 
 use std::collections::BTreeSet;
 use std::path::Path;
