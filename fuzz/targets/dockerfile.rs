@@ -2,8 +2,7 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|dockerfile: &[u8]| {
-    let dockerfile = String::from_utf8_lossy(dockerfile);
-    let images = mistry::docker::Dockerfile::parse(&dockerfile).images;
+    let images = mistry::docker::Dockerfile::parse(dockerfile).images;
     let mut seen = std::collections::BTreeSet::new();
     for image in &images {
         assert!(

@@ -86,9 +86,10 @@ async fn ask(docker: &Docker, call: u8, is_buildkit: bool) {
                 } else {
                     Builder::Auto
                 },
-                dockerfile: Dockerfile::parse("FROM debian\n"),
+                dockerfile: Dockerfile::parse(b"FROM debian\n"),
             };
-            let context = |_| stream::iter([Ok(Bytes::from_static(b"context"))]);
+            let context =
+                |_: &[mistry::docker::Patch]| stream::iter([Ok(Bytes::from_static(b"context"))]);
             let building = docker.build_image(&spec, context, sender);
             let reading = async { while progress.recv().await.is_some() {} };
             let _ = futures_util::future::join(building, reading).await;

@@ -4,7 +4,6 @@
 //! is sent by hyper: bollard does not read the answers of BuildKit.
 
 use std::io;
-use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,9 +18,12 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::dockerfile::Patch;
 use super::engine::{Docker, refusal};
 use super::error::Error;
-use super::image_build::{BUILDING_IMAGE, Broken, ImageSpec, MAX_PULLED, no_image, send_note};
+use super::image_build::{
+    BUILDING_IMAGE, Broken, ImageSpec, MAX_PULLED, network_of_steps, no_image, send_note,
+};
 use super::steps::Progress;
 use super::trace::Trace;
 
@@ -61,8 +63,8 @@ struct Refusal {
 }
 
 impl Docker {
-    /// Builds an image with BuildKit; see [`Docker::build_image`]. `context` gets the bytes of the Dockerfile
-    /// that are to be blank.
+    /// Builds an image with BuildKit; see [`Docker::build_image`]. `context` gets the changes of the
+    /// Dockerfile.
     pub(super) async fn build_with_buildkit<F, S>(
         &self,
         spec: &ImageSpec,
@@ -70,17 +72,32 @@ impl Docker {
         output: &mpsc::Sender<Progress>,
     ) -> Result<String, Error>
     where
-        F: Fn(Option<Range<u64>>) -> S,
+        F: Fn(&[Patch]) -> S,
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
-        let network = network_of_steps(&spec.network)?;
-        let blank = self.ensure_frontend(spec, output).await?;
-        if spec.dockerfile.frontend.is_none() || blank.is_some() {
-            self.check_level(spec).await?;
+        let network = network_of_steps(&spec.network).ok_or_else(|| {
+            Error::Build(format!(
+                "BuildKit cannot build with the network '{}': it knows only host, none and bridge",
+                spec.network
+            ))
+        })?;
+        if let Some(mount) = spec.dockerfile.session_mount() {
+            return Err(Error::Build(format!(
+                "line {} of the Dockerfile has {}, which mistry does not know yet: give the value to the build as a param, --_name=@FILE, which is no part of the image",
+                mount.line, mount.name
+            )));
         }
-        self.ensure_images(spec, output).await?;
+        let is_built_in = self.uses_own_frontend(spec, output).await?;
+        let mut patches = &[][..];
+        if is_built_in {
+            self.check_level(spec).await?;
+            if let Some(frontend) = &spec.dockerfile.frontend {
+                patches = &frontend.without;
+            }
+        }
+        let missing = self.ensure_images(spec, output).await?;
         let broken = Broken::default();
-        let body = broken.clone().watch(context(blank));
+        let body = broken.clone().watch(context(patches));
         let body = StreamBody::new(body.map_ok(Frame::data));
         let request = hyper::Request::post(format!("/build?{}", query(spec, network)))
             .header("host", "docker")
@@ -93,7 +110,13 @@ impl Docker {
         let built = self.exchange(request, output).await;
         match broken.take() {
             Some(error) => Err(Error::Context(error)),
-            None => built,
+            // A stage that the image does not need may name an image that cannot be pulled.
+            None => built.map_err(|error| match error {
+                Error::Build(message) if !missing.is_empty() => {
+                    Error::Build(format!("{message}; {}", missing.join("; ")))
+                }
+                other => other,
+            }),
         }
     }
 
@@ -158,38 +181,40 @@ impl Docker {
         }
     }
 
-    /// Makes sure that the program that reads the Dockerfile is on the host. Returns the bytes of the line that
-    /// names it if the Engine's own is used instead.
-    async fn ensure_frontend(
+    /// Whether the program that is built into the Engine reads the Dockerfile. Pulls the program that the
+    /// Dockerfile names.
+    async fn uses_own_frontend(
         &self,
         spec: &ImageSpec,
         output: &mpsc::Sender<Progress>,
-    ) -> Result<Option<Range<u64>>, Error> {
+    ) -> Result<bool, Error> {
         let Some(frontend) = &spec.dockerfile.frontend else {
-            return Ok(None);
+            return Ok(true);
         };
         let image = &frontend.image;
-        if !spec.fresh && self.has_image(image).await? {
-            return Ok(None);
+        let is_there = self.has_image(image).await?;
+        if is_there && !spec.fresh {
+            return Ok(false);
         }
+        send_note(output, format!("mistry: pulling '{image}' (# syntax=)\n")).await;
         let Err(why) = self.pull(image).await else {
-            return Ok(None);
+            return Ok(false);
         };
-        if spec.fresh && self.has_image(image).await? {
-            return Ok(None);
-        }
-        if !frontend.is_built_in() {
+        let why = why.trim_end();
+        if !is_there && !frontend.is_built_in() {
             return Err(Error::Build(format!(
-                "the first line of the Dockerfile says that '{image}' reads it (# syntax=); this image is not on this host and could not be pulled: {}",
-                why.trim_end()
+                "the first line of the Dockerfile says that '{image}' reads it (# syntax=); this image is not on this host and could not be pulled: {why}"
             )));
         }
+        let instead = match is_there {
+            true => "the one on this host",
+            false => "the version that is built into this Docker Engine",
+        };
         let note = format!(
-            "mistry: '{image}' (# syntax=) could not be pulled ({}); the version that is built into this Docker Engine reads the Dockerfile.\n",
-            why.trim_end()
+            "mistry: '{image}' could not be pulled ({why}); {instead} reads the Dockerfile.\n"
         );
         send_note(output, note).await;
-        Ok(Some(frontend.line.clone()))
+        Ok(!is_there)
     }
 
     /// Refuses what the version of the Dockerfile language that is built into the Engine does not know.
@@ -216,35 +241,39 @@ impl Docker {
         Ok(())
     }
 
-    /// Pulls the images that the Dockerfile names and that are missing; all of them for a fresh build.
+    /// Pulls the images that the Dockerfile names and that are missing; all of them for a fresh build. Returns why
+    /// some are missing.
     async fn ensure_images(
         &self,
         spec: &ImageSpec,
         output: &mpsc::Sender<Progress>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<String>, Error> {
+        let mut missing = Vec::new();
         for image in spec.dockerfile.images.iter().take(MAX_PULLED) {
             let is_there = self.has_image(image).await?;
             if is_there && !spec.fresh {
                 continue;
             }
-            if !is_there {
-                send_note(output, format!("mistry: pulling the image '{image}'\n")).await;
-            }
+            send_note(output, format!("mistry: pulling the image '{image}'\n")).await;
             let Err(why) = self.pull(image).await else {
                 continue;
             };
-            let why = why.trim_end();
-            if !is_there {
-                return Err(Error::Build(format!(
-                    "the image '{image}' is not on this host and could not be pulled: {why}"
-                )));
-            }
-            let note = format!(
-                "mistry: the image '{image}' could not be pulled ({why}); building with the one on this host.\n"
+            let why = format!(
+                "the image '{image}' could not be pulled: {}",
+                why.trim_end()
             );
-            send_note(output, note).await;
+            if is_there {
+                send_note(
+                    output,
+                    format!("mistry: {why}; building with the one on this host.\n"),
+                )
+                .await;
+            } else {
+                send_note(output, format!("mistry: {why}\n")).await;
+                missing.push(why);
+            }
         }
-        Ok(())
+        Ok(missing)
     }
 
     /// Whether an image with this name is on the host.
@@ -258,17 +287,6 @@ impl Docker {
                 _ => Err(self.failed(operation, error)),
             },
         }
-    }
-}
-
-/// The network of `RUN` steps, as BuildKit names it.
-fn network_of_steps(network: &str) -> Result<&str, Error> {
-    match network {
-        "" | "default" | "bridge" => Ok(""),
-        "host" | "none" => Ok(network),
-        other => Err(Error::Build(format!(
-            "BuildKit cannot build with the network '{other}': it knows only host, none and bridge"
-        ))),
     }
 }
 
@@ -357,13 +375,5 @@ mod tests {
             );
         }
         assert_eq!(image.unwrap(), "sha256:0");
-    }
-
-    #[test]
-    fn only_networks_that_buildkit_knows_are_taken() {
-        for (network, expected) in [("host", "host"), ("bridge", ""), ("none", "none"), ("", "")] {
-            assert_eq!(network_of_steps(network).unwrap(), expected);
-        }
-        assert!(network_of_steps("builds").is_err());
     }
 }

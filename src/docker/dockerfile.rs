@@ -7,11 +7,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::instructions::{Instruction, directives, instructions};
+use super::instructions::{Directives, Instruction, directives, instructions};
 
 /// Bytes of the longest text in which variables are replaced: far more than an image reference may have. Each
 /// of a few lines can double the length of the line before it.
 const MAX_EXPANDED: usize = 4_096;
+
+/// Types of mounts for which BuildKit asks its client.
+const SESSION_MOUNTS: [&str; 2] = ["secret", "ssh"];
 
 /// Variables that only BuildKit sets.
 const PLATFORM_ARGS: [&str; 8] = [
@@ -42,9 +45,21 @@ pub struct Dockerfile {
 pub struct Frontend {
     /// Its reference.
     pub image: String,
-    /// The bytes of the line that names it, without the `#`.
-    pub line: Range<u64>,
+    /// What stands in the Dockerfile in place of its name if the Engine's own reads it.
+    pub without: Vec<Patch>,
 }
+
+/// Bytes of a file that are replaced by as many others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patch {
+    /// The first byte.
+    pub at: u64,
+    /// What is there instead.
+    pub bytes: Vec<u8>,
+}
+
+/// The name of a here-document among the features.
+const HERE_DOCUMENT: &str = "a here-document";
 
 impl Frontend {
     /// Whether it is Docker's own, of which each Engine with BuildKit has a version built in.
@@ -71,24 +86,60 @@ pub struct Feature {
 
 impl Dockerfile {
     /// Reads a Dockerfile. A text that is none names nothing; the builder refuses it.
-    pub fn parse(text: &str) -> Dockerfile {
-        let instructions = instructions(text);
-        let frontend = directives(text).syntax.and_then(|(value, line)| {
-            let image = value.split_whitespace().next()?.to_owned();
-            let line = line.start as u64..line.end as u64;
-            Some(Frontend { image, line })
-        });
+    pub fn parse(text: &[u8]) -> Dockerfile {
+        // Comments may have any bytes. Before the first other byte, places in the text are those in the file.
+        let text = String::from_utf8_lossy(text);
+        let instructions = instructions(&text);
         Dockerfile {
             images: named_images(&instructions),
-            frontend,
+            frontend: frontend(directives(&text)),
             features: instructions.iter().flat_map(features).collect(),
         }
+    }
+
+    /// The first mount of a build secret or of an ssh agent, for which BuildKit asks its client.
+    pub fn session_mount(&self) -> Option<&Feature> {
+        let mut features = self.features.iter();
+        features.find(|feature| {
+            let kind = feature.name.strip_prefix("RUN --mount=type=");
+            kind.is_some_and(|kind| SESSION_MOUNTS.contains(&kind))
+        })
+    }
+
+    /// The first here-document, which the classic builder of some Engines leaves out without an error.
+    pub fn here_document(&self) -> Option<&Feature> {
+        let mut features = self.features.iter();
+        features.find(|feature| feature.name == HERE_DOCUMENT)
     }
 
     /// Whether only BuildKit can build it.
     pub fn needs_buildkit(&self) -> bool {
         self.frontend.is_some() || !self.features.is_empty()
     }
+}
+
+fn frontend(directives: Directives) -> Option<Frontend> {
+    let (value, line) = directives.syntax?;
+    let image = value.split_whitespace().next()?.to_owned();
+    let blank = |range: &Range<usize>| Patch {
+        at: range.start as u64,
+        bytes: vec![b' '; range.len()],
+    };
+    let mut without = blank(&line);
+    let mut patches = Vec::new();
+    if let Some((escape, other)) = directives.escape {
+        // A line that is no directive ends the directives, so this one takes its place. `escape=` is as long as
+        // `syntax=`, and both have a value.
+        let directive = format!("escape={escape}");
+        let length = directive.len().min(without.bytes.len());
+        without.bytes[..length].copy_from_slice(&directive.as_bytes()[..length]);
+        patches.push(blank(&other));
+    }
+    patches.insert(0, without);
+    Some(Frontend {
+        image,
+        without: patches,
+    })
 }
 
 /// What only BuildKit knows of an instruction.
@@ -100,18 +151,24 @@ fn features(instruction: &Instruction) -> Vec<Feature> {
     };
     let mut found = Vec::new();
     if instruction.has_here_document {
-        found.push(feature("a here-document".to_owned(), Some(23)));
+        found.push(feature(HERE_DOCUMENT.to_owned(), Some(23)));
     }
     let mut words = instruction.text.split_whitespace();
     let word = words.next().unwrap_or_default().to_ascii_uppercase();
     let rest: Vec<&str> = words.collect();
     let flags = rest.iter().take_while(|word| word.starts_with("--"));
-    let flags = flags.map(|flag| flag.split('=').next().unwrap_or(flag));
     let uses = |arg: &&&str| PLATFORM_ARGS.iter().any(|name| refers_to(arg, name));
     match word.as_str() {
-        "RUN" => found.extend(flags.map(|flag| feature(format!("RUN {flag}"), None))),
+        "RUN" => found.extend(flags.map(|flag| {
+            let session = SESSION_MOUNTS.iter().find(|kind| is_mount_of(flag, kind));
+            match session {
+                Some(kind) => feature(format!("RUN --mount=type={kind}"), None),
+                None => feature(format!("RUN {}", flag_name(flag)), None),
+            }
+        })),
         "COPY" | "ADD" => {
-            let new = flags.filter(|flag| !matches!(*flag, "--from" | "--chown"));
+            let new = flags.map(|flag| flag_name(flag));
+            let new = new.filter(|flag| !matches!(*flag, "--from" | "--chown"));
             found.extend(new.map(|flag| {
                 let since = (flag == "--link").then_some(23);
                 feature(format!("{word} {flag}"), since)
@@ -132,6 +189,18 @@ fn features(instruction: &Instruction) -> Vec<Feature> {
     found
 }
 
+fn flag_name(flag: &str) -> &str {
+    flag.split('=').next().unwrap_or(flag)
+}
+
+/// Whether a flag is a mount of this type.
+fn is_mount_of(flag: &str, kind: &str) -> bool {
+    let options = flag.strip_prefix("--mount=").unwrap_or_default();
+    options
+        .split(',')
+        .any(|option| option.strip_prefix("type=") == Some(kind))
+}
+
 /// Whether a word has `$NAME` or `${NAME…}`.
 fn refers_to(word: &str, name: &str) -> bool {
     word.split('$').skip(1).any(|after| {
@@ -142,7 +211,7 @@ fn refers_to(word: &str, name: &str) -> bool {
 }
 
 fn named_images(instructions: &[Instruction]) -> Vec<String> {
-    let mut args = BTreeMap::new();
+    let mut args = platform_args();
     let mut stages: Vec<String> = Vec::new();
     let mut is_global = true;
     let mut images: Vec<String> = Vec::new();
@@ -197,6 +266,22 @@ fn named_images(instructions: &[Instruction]) -> Vec<String> {
     images
 }
 
+/// The values that BuildKit gives to the platform's variables, for builds on this host.
+fn platform_args() -> BTreeMap<String, String> {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let mut args = BTreeMap::new();
+    for kind in ["BUILD", "TARGET"] {
+        args.insert(format!("{kind}OS"), "linux".to_owned());
+        args.insert(format!("{kind}ARCH"), architecture.to_owned());
+        args.insert(format!("{kind}PLATFORM"), format!("linux/{architecture}"));
+    }
+    args
+}
+
 /// `text` with `$X`, `${X}` and `${X:-default}` replaced; `None` where a variable has no value, or the
 /// result is longer than [`MAX_EXPANDED`].
 fn expanded(text: &str, args: &BTreeMap<String, String>) -> Option<String> {
@@ -207,7 +292,8 @@ fn expanded(text: &str, args: &BTreeMap<String, String>) -> Option<String> {
         let (name, default, left) = match after.strip_prefix('{') {
             Some(braced) => {
                 let (inner, left) = braced.split_once('}')?;
-                let (name, default) = match inner.split_once(":-") {
+                let default = inner.split_once(":-").or_else(|| inner.split_once('-'));
+                let (name, default) = match default {
                     Some((name, default)) => (name, Some(default)),
                     None => (inner, None),
                 };
@@ -235,7 +321,7 @@ mod tests {
     use super::*;
 
     fn images(dockerfile: &str) -> Vec<String> {
-        Dockerfile::parse(dockerfile).images
+        Dockerfile::parse(dockerfile.as_bytes()).images
     }
 
     #[test]
@@ -286,6 +372,12 @@ mod tests {
         for (instruction, name, since) in [
             ("RUN --mount=type=cache,target=/c make", "RUN --mount", None),
             ("run --network=none make", "RUN --network", None),
+            (
+                "RUN --mount=id=a,type=secret make",
+                "RUN --mount=type=secret",
+                None,
+            ),
+            ("RUN --mount=type=ssh make", "RUN --mount=type=ssh", None),
             ("COPY --chmod=755 a b", "COPY --chmod", None),
             ("COPY --from=x --link a b", "COPY --link", Some(23)),
             ("ADD --checksum=sha256:0 a b", "ADD --checksum", None),
@@ -299,7 +391,7 @@ mod tests {
             ("FROM x-${TARGETARCH:-a}", "FROM x-${TARGETARCH:-a}", None),
             ("ARG TARGETARCH", "ARG TARGETARCH", None),
         ] {
-            let found = Dockerfile::parse(&format!("FROM a\n\n{instruction}\n"));
+            let found = Dockerfile::parse(format!("FROM a\n\n{instruction}\n").as_bytes());
             let expected = Feature {
                 name: name.to_owned(),
                 line: 3,
@@ -317,14 +409,14 @@ mod tests {
             "ENV A=$TARGETARCH",
             "# RUN --mount=x",
         ] {
-            let found = Dockerfile::parse(&format!("FROM a\n{instruction}\n"));
+            let found = Dockerfile::parse(format!("FROM a\n{instruction}\n").as_bytes());
             assert!(!found.needs_buildkit(), "{instruction}: {found:?}");
         }
     }
 
     #[test]
     fn the_frontend_is_that_of_the_first_line() {
-        let frontend = |text: &str| Dockerfile::parse(text).frontend;
+        let frontend = |text: &str| Dockerfile::parse(text.as_bytes()).frontend;
         for (text, image, is_built_in) in [
             (
                 "# syntax=docker/dockerfile:1.7-labs\n",
@@ -347,5 +439,26 @@ mod tests {
             assert_eq!((&*found.image, found.is_built_in()), (image, is_built_in));
         }
         assert_eq!(frontend("# a\n# syntax=b\nFROM c\n"), None);
+    }
+
+    #[test]
+    fn without_the_frontends_name_the_other_directives_stay() {
+        for (text, expected) in [
+            ("#syntax=a\nFROM a\n", "#        \nFROM a\n"),
+            (
+                "#syntax=a\n# escape=`\nFROM a\n",
+                "#escape=`\n#         \nFROM a\n",
+            ),
+        ] {
+            let mut bytes = text.as_bytes().to_vec();
+            for patch in Dockerfile::parse(&bytes).frontend.unwrap().without {
+                let at = patch.at as usize;
+                bytes[at..at + patch.bytes.len()].copy_from_slice(&patch.bytes);
+            }
+            assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+        }
+        // Bytes that are no text.
+        let found = Dockerfile::parse(b"FROM a\n# \xe9\nRUN --mount=type=tmpfs,target=/t x\n");
+        assert!(found.needs_buildkit());
     }
 }

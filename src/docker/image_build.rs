@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    ops::Range,
     pin::pin,
     sync::Arc,
 };
@@ -15,7 +14,7 @@ use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::dockerfile::Dockerfile;
+use super::dockerfile::{Dockerfile, Frontend, Patch};
 use super::engine::{Docker, Labels, refusal};
 use super::error::Error;
 use super::steps::{Fetching, Progress, Steps};
@@ -62,7 +61,7 @@ pub enum Builder {
 impl Docker {
     /// Builds an image and returns its id (`sha256:…`).
     ///
-    /// `context` makes the tar stream, with these bytes of the Dockerfile replaced by spaces; it is called again when a fresh build cannot pull an image and uses
+    /// `context` makes the tar stream, with these changes of the Dockerfile; it is called again when a fresh build cannot pull an image and uses
     /// the one that is on this host, and when a layer that the build was based on was removed meanwhile: the
     /// Engine shares layers between all builds. `output` gets the builder's text as it comes, and is dropped
     /// at the end; the build waits while the channel is full, and continues when its receiver is dropped.
@@ -78,16 +77,26 @@ impl Docker {
         output: mpsc::Sender<Progress>,
     ) -> Result<String, Error>
     where
-        F: Fn(Option<Range<u64>>) -> S,
+        F: Fn(&[Patch]) -> S,
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
         let spec = &ImageSpec {
             network: self.network_of_steps(&spec.network).await?,
             ..spec.clone()
         };
-        let needs_buildkit = spec.dockerfile.needs_buildkit();
-        if spec.builder == Builder::BuildKit || (spec.builder == Builder::Auto && needs_buildkit) {
+        let is_for_buildkit = match spec.builder {
+            Builder::Auto => needs_buildkit(spec),
+            Builder::Classic => false,
+            Builder::BuildKit => true,
+        };
+        if is_for_buildkit {
             return self.build_with_buildkit(spec, &context, &output).await;
+        }
+        if let Some(document) = spec.dockerfile.here_document() {
+            return Err(Error::Build(format!(
+                "line {} of the Dockerfile has {}, which only BuildKit knows, and \"builder\" is \"classic\"",
+                document.line, document.name
+            )));
         }
         match self.build_with_classic(spec, &context, &output).await {
             Err(Error::Build(message))
@@ -112,13 +121,13 @@ impl Docker {
         output: &mpsc::Sender<Progress>,
     ) -> Result<String, Error>
     where
-        F: Fn(Option<Range<u64>>) -> S,
+        F: Fn(&[Patch]) -> S,
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
         let mut pull = spec.fresh;
         let mut attempts = 1;
         loop {
-            let note = match self.build_once(spec, pull, context(None), output).await {
+            let note = match self.build_once(spec, pull, context(&[]), output).await {
                 Ok(image) => return Ok(image),
                 Err(Failure {
                     error: Error::Build(message),
@@ -244,11 +253,33 @@ fn is_lost_layer(message: &str) -> bool {
     gone.iter().any(|gone| message.contains(gone)) && message.contains("sha256:")
 }
 
+/// Whether only BuildKit can build it. A line that merely names Docker's own frontend does not need BuildKit where
+/// that does not know the network.
+fn needs_buildkit(spec: &ImageSpec) -> bool {
+    let dockerfile = &spec.dockerfile;
+    let is_only_named = dockerfile.features.is_empty()
+        && dockerfile
+            .frontend
+            .as_ref()
+            .is_some_and(Frontend::is_built_in);
+    dockerfile.needs_buildkit() && !(is_only_named && network_of_steps(&spec.network).is_none())
+}
+
+/// The network of `RUN` steps, as BuildKit names it; `None` for one that it does not know.
+pub(super) fn network_of_steps(network: &str) -> Option<&str> {
+    match network {
+        "" | "default" | "bridge" => Some(""),
+        "host" | "none" => Some(network),
+        _ => None,
+    }
+}
+
 /// Whether the classic builder refuses an instruction of the Dockerfile because only BuildKit knows it; the words
 /// are those of Engines before 23 and since.
 pub fn is_about_buildkit(message: &str) -> bool {
     // The message about a failed step quotes its command, which may contain anything.
-    !message.starts_with("The command '")
+    let is_of_a_step = message.starts_with("The command '") || message.contains("exit code: ");
+    !is_of_a_step
         && (message.contains("requires BuildKit")
             || message.contains("classic builder") && message.contains("does not support"))
 }

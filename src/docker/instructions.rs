@@ -18,40 +18,42 @@ pub(super) struct Instruction {
 /// The first lines of a Dockerfile, if they are directives: `# name=value`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Directives {
-    /// The value of `syntax`, and the bytes of its line without the `#`.
+    /// The value of `syntax`, and the bytes of its line behind the `#`.
     pub(super) syntax: Option<(String, Range<usize>)>,
-    /// The character that continues a line; `\` unless `escape` says otherwise.
-    escape: Option<char>,
+    /// The line `# escape=…`: the character that continues a line, and the bytes behind the `#`.
+    pub(super) escape: Option<(char, Range<usize>)>,
 }
 
-/// Reads the directives.
+/// Reads the directives. They end before the first line that is none, or that has an unknown name.
 pub(super) fn directives(dockerfile: &str) -> Directives {
     let mut found = Directives::default();
     let mut begin = 0;
     for line in dockerfile.split_inclusive('\n') {
         let (from, text) = (begin, line.trim_end_matches(['\n', '\r']));
         begin += line.len();
-        if from == 0 && text.trim_start_matches('\u{feff}').starts_with("#!") {
+        if from == 0 && text.trim_start_matches(BYTE_ORDER_MARK).starts_with("#!") {
             continue;
         }
         let Some((name, value)) = directive(text) else {
             break;
         };
+        let hash = from + text.find('#').map_or(0, |at| at + 1);
+        let range = hash..from + text.len();
         match name.to_ascii_lowercase().as_str() {
-            "syntax" if found.syntax.is_none() => {
-                let hash = from + text.find('#').map_or(0, |at| at + 1);
-                found.syntax = Some((value.to_owned(), hash..from + text.len()));
-            }
-            "escape" if value == "`" => found.escape = Some('`'),
-            _ => {}
+            "syntax" => found.syntax = Some((value.to_owned(), range)),
+            "escape" => found.escape = value.chars().next().map(|escape| (escape, range)),
+            "check" => {}
+            _ => break,
         }
     }
     found
 }
 
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Name and value of a line `# name=value`.
 fn directive(line: &str) -> Option<(&str, &str)> {
-    let text = line.trim_start_matches('\u{feff}').trim_start();
+    let text = line.trim_start_matches(BYTE_ORDER_MARK).trim_start();
     let (name, value) = text.strip_prefix('#')?.split_once('=')?;
     let (name, value) = (name.trim(), value.trim());
     let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -61,35 +63,55 @@ fn directive(line: &str) -> Option<(&str, &str)> {
 
 /// The instructions, in order.
 pub(super) fn instructions(dockerfile: &str) -> Vec<Instruction> {
-    let escape = directives(dockerfile).escape.unwrap_or('\\');
+    let escape = directives(dockerfile).escape.map_or('\\', |(c, _)| c);
     let mut instructions = Vec::new();
-    let mut current: Option<Instruction> = None;
+    let dockerfile = dockerfile.trim_start_matches(BYTE_ORDER_MARK);
     let mut lines = dockerfile.lines().enumerate();
     while let Some((at, line)) = lines.next() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
+        if is_comment(line) || line.trim().is_empty() {
             continue;
         }
-        let instruction = current.get_or_insert(Instruction {
+        let mut instruction = Instruction {
             line: at + 1,
             text: String::new(),
             has_here_document: false,
-        });
-        if let Some(part) = line.strip_suffix(escape) {
-            instruction.text.push_str(part);
-            instruction.text.push(' ');
-            continue;
+        };
+        let mut next = Some(line.trim_start());
+        while let Some(line) = next.take() {
+            let is_continued = match continued(line, escape) {
+                Some(part) => {
+                    instruction.text.push_str(part);
+                    true
+                }
+                None => {
+                    instruction.text.push_str(line);
+                    false
+                }
+            };
+            if is_continued {
+                // Empty lines and comments may stand between.
+                let mut rest = lines.by_ref().map(|(_, line)| line);
+                next = rest.find(|line| !is_comment(line) && !line.trim().is_empty());
+            }
         }
-        instruction.text.push_str(line);
         for end in here_documents(&instruction.text) {
             instruction.has_here_document = true;
             // Without its end, the rest of the file is the document; the builder refuses that.
             lines.by_ref().find(|(_, line)| end.is_at(line));
         }
-        instructions.extend(current.take());
+        instructions.push(instruction);
     }
-    instructions.extend(current);
     instructions
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with('#')
+}
+
+/// A line without the character that continues it at its end, of which two are none; `None` if it ends there.
+fn continued(line: &str, escape: char) -> Option<&str> {
+    let part = line.trim_end_matches([' ', '\t']).strip_suffix(escape)?;
+    (!part.ends_with(escape)).then_some(part)
 }
 
 /// The end of a here-document.
@@ -112,20 +134,34 @@ impl End {
 
 /// The here-documents that an instruction begins: words such as `<<EOF` or `3<<-"EOF"`.
 fn here_documents(instruction: &str) -> Vec<End> {
-    let mut words = shell_words(instruction);
-    let first = words.first().map(|word| word.to_ascii_uppercase());
-    if !matches!(first.as_deref(), Some("RUN" | "COPY" | "ADD")) {
+    let mut rest = instruction.trim();
+    let mut word = first_word(&mut rest);
+    if word == "ONBUILD" {
+        word = first_word(&mut rest);
+    }
+    if !matches!(word.as_str(), "RUN" | "COPY" | "ADD") {
         return Vec::new();
+    }
+    while rest.starts_with("--") {
+        first_word(&mut rest);
     }
     // The form `RUN ["program", "argument"]` has none.
-    if words.get(1).is_some_and(|word| word.starts_with('[')) {
+    if rest.starts_with('[') && serde_json::from_str::<Vec<String>>(rest).is_ok() {
         return Vec::new();
     }
-    words.remove(0);
+    let words = shell_words(rest);
     words
         .iter()
         .filter_map(|word| here_document(word))
         .collect()
+}
+
+/// Takes the first word, in capitals.
+fn first_word(text: &mut &str) -> String {
+    let end = text.find(char::is_whitespace).unwrap_or(text.len());
+    let (word, rest) = text.split_at(end);
+    *text = rest.trim_start();
+    word.to_ascii_uppercase()
 }
 
 fn here_document(word: &str) -> Option<End> {
@@ -183,30 +219,43 @@ mod tests {
         let dockerfile = "FROM a\nRUN <<EOF\nFROM b\n# no comment\n\n  EOF\nEOF\n\
             COPY <<-\"one\" <<'two' /to/\n\tFROM c\n\t\tone\nFROM d\ntwo\n\
             RUN echo \"<<EOF\" '<<EOF' $((1<<2)) <<<word <<\nRUN [\"sh\", \"<<EOF\"]\nENV A=<<EOF\nUSER 1\n\
-            RUN 3<<EOF cat\nFROM e\n";
+            RUN --mount=x 3<<EOF cat\nFROM e\n";
         let found = texts(dockerfile);
-        let words: Vec<&str> = found
+        let words = found
             .iter()
-            .map(|(_, text)| text.split(' ').next().unwrap())
-            .collect();
+            .map(|(_, text)| text.split(' ').next().unwrap());
+        let words: Vec<&str> = words.collect();
         assert_eq!(
             words,
             ["FROM", "RUN", "COPY", "RUN", "RUN", "ENV", "USER", "RUN"]
         );
         let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [1, 2, 8, 13, 14, 15, 16, 17]);
-        let with: Vec<bool> = instructions(dockerfile)
-            .iter()
-            .map(|i| i.has_here_document)
-            .collect();
+        let found = instructions(dockerfile);
+        let with: Vec<bool> = found.iter().map(|found| found.has_here_document).collect();
         assert_eq!(with, [false, true, true, false, false, false, false, true]);
+        // A test is no list of words, and a trigger has here-documents like an instruction.
+        for with in [
+            "RUN [ -f /x ] || cat <<EOF > /y",
+            "ONBUILD RUN cat <<EOF",
+            "onbuild copy <<EOF /a",
+        ] {
+            let found = instructions(&format!("{with}\nFROM x\nEOF\n"));
+            assert!(found.len() == 1 && found[0].has_here_document, "{with}");
+        }
     }
 
     #[test]
-    fn lines_are_joined_without_comments_between_them() {
-        let dockerfile = "# escape=`\nRUN a `\n# no\n\n  b\\\nUSER `\n";
-        let expected = [(2, "RUN a  b\\".to_owned()), (6, "USER  ".to_owned())];
+    fn lines_are_joined_as_the_builder_joins_them() {
+        let dockerfile = "\u{feff}# escape=`\nRUN a,`\n# no\n\n  b\\\nUSER ` \t\n";
+        let expected = [(2, "RUN a,  b\\".to_owned()), (6, "USER ".to_owned())];
         assert_eq!(texts(dockerfile), expected);
+        let dockerfile = "\u{feff}FROM a\nRUN echo a\\\\\nUSER 1\n";
+        let words: Vec<String> = texts(dockerfile)
+            .into_iter()
+            .map(|(_, text)| text)
+            .collect();
+        assert_eq!(words, ["FROM a", "RUN echo a\\\\", "USER 1"]);
     }
 
     #[test]
@@ -219,12 +268,14 @@ mod tests {
         for text in [
             "#!/usr/bin/env x\n#syntax=a",
             "# escape=`\n# SYNTAX=a\n",
+            "# check=skip=all\n#syntax=a\n",
             "\u{feff}#syntax=a",
         ] {
             assert_eq!(syntax(text).unwrap().0, "a", "{text:?}");
         }
         for text in [
             "# a comment\n# syntax=a",
+            "# other=b\n# syntax=a",
             "\n# syntax=a",
             "FROM a\n# syntax=a",
             "# syntax=",

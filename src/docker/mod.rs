@@ -33,7 +33,7 @@ mod trace;
 pub use self::{
     container::{ContainerStatus, Exit, Found},
     container_spec::{ContainerSpec, Limits},
-    dockerfile::{Dockerfile, Feature, Frontend},
+    dockerfile::{Dockerfile, Feature, Frontend, Patch},
     engine::{DEFAULT_SOCKET, Docker, PING_TIMEOUT},
     error::{Cause, Error},
     events::{ContainerEvent, Watch},

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -43,24 +42,24 @@ fn sent_time(modified: SystemTime) -> u64 {
 const MAX_DOCKERFILE: u64 = 1 << 20;
 
 impl Context {
-    /// The text of the Dockerfile; only its first MiB. Blocks.
+    /// The Dockerfile; only its first MiB. Blocks.
     ///
     /// # Errors
-    /// When it cannot be read, or is not UTF-8.
-    pub fn dockerfile(&self) -> io::Result<String> {
-        let mut text = String::new();
+    /// When it cannot be read.
+    pub fn dockerfile(&self) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
         let file = open(&self.project().path.join(DOCKERFILE))?;
-        file.take(MAX_DOCKERFILE).read_to_string(&mut text)?;
+        file.take(MAX_DOCKERFILE).read_to_end(&mut text)?;
         Ok(text)
     }
 
-    /// Writes the context as a tar, with spaces in place of the bytes `blank` of the Dockerfile. Files are
-    /// streamed, never held whole.
+    /// Writes the context as a tar. In the Dockerfile, each of `patches` is in place of the bytes from its offset
+    /// on. Files are streamed, never held whole.
     ///
     /// # Errors
     /// [`Error::Changed`] when a file no longer matches its digest; what was written so far is a truncated
     /// tar, which Docker rejects.
-    pub fn write_tar(&self, to: impl Write, blank: Option<Range<u64>>) -> Result<(), Error> {
+    pub fn write_tar(&self, to: impl Write, patches: &[(u64, Vec<u8>)]) -> Result<(), Error> {
         let name = &self.project().name;
         let failed = |error| Error::Read(name.clone(), error);
         let mut tar = tar::Builder::new(to);
@@ -79,8 +78,8 @@ impl Context {
             let (kind, target) = match &entry.content {
                 Content::File { .. } => {
                     let is_dockerfile = entry.path == Path::new(DOCKERFILE);
-                    let blank = blank.clone().filter(|_| is_dockerfile).unwrap_or_default();
-                    self.append_file(&mut tar, entry, blank)?;
+                    let patches = if is_dockerfile { patches } else { &[] };
+                    self.append_file(&mut tar, entry, patches)?;
                     continue;
                 }
                 Content::Directory => (tar::EntryType::Directory, &b""[..]),
@@ -100,7 +99,7 @@ impl Context {
         &self,
         tar: &mut tar::Builder<impl Write>,
         entry: &Entry,
-        blank: Range<u64>,
+        patches: &[(u64, Vec<u8>)],
     ) -> Result<(), Error> {
         let Content::File { size, digest } = &entry.content else {
             return Ok(());
@@ -115,10 +114,10 @@ impl Context {
             Err(error) => return Err(failed(at(&path)(error))),
         };
         let mut sent = Hashing::new(file.take(*size));
-        let content = Blanked {
+        let content = Patched {
             from: &mut sent,
             at: 0,
-            blank,
+            patches,
         };
         append(tar, entry, tar::EntryType::Regular, b"", content).map_err(failed)?;
         if sent.finish() != (*size, *digest) {
@@ -128,19 +127,24 @@ impl Context {
     }
 }
 
-/// Reads a file with spaces in place of some bytes.
-struct Blanked<R> {
+/// Reads a file of which some bytes are replaced.
+struct Patched<'a, R> {
     from: R,
     at: u64,
-    blank: Range<u64>,
+    patches: &'a [(u64, Vec<u8>)],
 }
 
-impl<R: Read> Read for Blanked<R> {
+impl<R: Read> Read for Patched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.from.read(buffer)?;
-        for (byte, at) in buffer[..count].iter_mut().zip(self.at..) {
-            if self.blank.contains(&at) {
-                *byte = b' ';
+        for (first, bytes) in self.patches {
+            for (byte, at) in bytes.iter().zip(*first..) {
+                let place = at
+                    .checked_sub(self.at)
+                    .and_then(|at| usize::try_from(at).ok());
+                if let Some(place) = place.and_then(|at| buffer[..count].get_mut(at)) {
+                    *place = *byte;
+                }
             }
         }
         self.at += count as u64;

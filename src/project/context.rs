@@ -238,7 +238,7 @@ mod tests {
 
         fn tar(&self) -> Vec<u8> {
             let mut bytes = Vec::new();
-            self.context().write_tar(&mut bytes, None).unwrap();
+            self.context().write_tar(&mut bytes, &[]).unwrap();
             bytes
         }
 
@@ -539,12 +539,12 @@ mod tests {
         let context = place.context();
         for text in ["54321", "1"] {
             place.write("a", text);
-            let result = context.write_tar(io::sink(), None);
+            let result = context.write_tar(io::sink(), &[]);
             assert!(matches!(result, Err(Error::Changed(_))), "{text}");
         }
         std::fs::remove_file(place.path("a")).unwrap();
         assert!(matches!(
-            context.write_tar(io::sink(), None),
+            context.write_tar(io::sink(), &[]),
             Err(Error::Changed(_))
         ));
     }

@@ -5,7 +5,6 @@
 //! that is recorded as built here is used: commits and children of it carry its labels, too.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::blocking::blocking;
 use crate::build::{BuildStore, ImageRecord, ImageRecords, Step, is_prefix};
-use crate::docker::{self, Builder, Docker, Dockerfile, ImageSpec, Layer, Progress};
+use crate::docker::{self, Builder, Docker, Dockerfile, ImageSpec, Layer, Patch, Progress};
 use crate::pipe;
 use crate::project::{Context, Digest, ProjectName};
 
@@ -159,10 +158,12 @@ impl Images {
             builder: wanted.builder,
             dockerfile: dockerfile(wanted).await,
         };
-        let tar = |blank: Option<Range<u64>>| {
+        let tar = |patches: &[Patch]| {
             let context = wanted.context.clone();
+            let patches = patches.iter().map(|patch| (patch.at, patch.bytes.clone()));
+            let patches: Vec<(u64, Vec<u8>)> = patches.collect();
             pipe::writer_stream(move |to| {
-                let written = context.write_tar(to, blank);
+                let written = context.write_tar(to, &patches);
                 written.map_err(std::io::Error::other)
             })
         };

@@ -175,7 +175,7 @@ async fn a_failing_image_build_reports_the_reason_and_leaves_no_image() {
 async fn a_truncated_context_is_distinguished_from_a_failing_build() {
     let bench = Bench::new().await;
     let (output, _text) = mpsc::channel(1);
-    let context = |_| {
+    let context = |_: &[mistry::docker::Patch]| {
         stream::iter([
             Ok(Bytes::from_static(b"x")),
             Err(std::io::Error::other("torn")),

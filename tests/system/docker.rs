@@ -220,7 +220,9 @@ async fn an_image_that_cannot_be_built_reports_the_reason() {
             );
         }
         let (output, _text) = mpsc::channel(64);
-        let context = |_| stream::iter([Ok(Bytes::new()), Err(io::Error::other("torn"))]);
+        let context = |_: &[mistry::docker::Patch]| {
+            stream::iter([Ok(Bytes::new()), Err(io::Error::other("torn"))])
+        };
         let error = engine
             .docker
             .build_image(&spec, context, output)

@@ -34,7 +34,7 @@ fn our_tar(project: &Path) -> Result<Vec<u8>, String> {
     let context = projects.context(&name.parse().unwrap());
     let mut tar = Vec::new();
     context
-        .and_then(|context| context.write_tar(&mut tar, None))
+        .and_then(|context| context.write_tar(&mut tar, &[]))
         .map_err(|error| error.to_string())?;
     Ok(tar)
 }
