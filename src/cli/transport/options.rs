@@ -1,5 +1,6 @@
 //! The options of the command line about artifacts: where they are put, and how they are fetched.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::target::{self, Target};
+use crate::cli::output::print_message;
 use crate::cli::progress::Progress;
 
 /// The ways to fetch artifacts.
@@ -30,7 +32,9 @@ pub(in crate::cli) struct TransportOptions {
     /// Directory for the artifacts; created if it does not exist
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
-    /// Empty the target before the artifacts are written (only when they are available)
+    /// Remove everything in the target before the artifacts are written (only when they are available); needs
+    /// --target with a directory that neither is nor contains the current one or the home directory, and holds
+    /// no .git
     #[arg(long)]
     pub clear_target: bool,
     /// How the artifacts are fetched
@@ -84,19 +88,52 @@ impl TransportOptions {
                 "Target path ({shown}) is not a directory. Aborting."
             ));
         }
-        if self.clear_target
-            && target
-                .canonicalize()
-                .is_ok_and(|path| path == Path::new("/"))
-        {
-            return Err("--clear-target will not empty the root directory".to_owned());
-        }
+        self.check_clear()?;
         if let Some(user) = &self.transport_user {
             let is_word = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
             if user.is_empty() || user.starts_with('-') || !user.bytes().all(is_word) {
                 return Err(format!("'{}' is no user name", user.escape_debug()));
             }
         }
+        Ok(())
+    }
+
+    /// Refuses to empty a target that holds more than artifacts: a wrong or forgotten `--target`.
+    fn check_clear(&self) -> Result<(), String> {
+        let Ok(target) = self.target.canonicalize() else {
+            // There is nothing to empty, or emptying it fails.
+            return Ok(());
+        };
+        if !self.clear_target {
+            return Ok(());
+        }
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let current = std::env::current_dir().ok();
+        let Some(why) = why_not_cleared(&target, current.as_deref(), home.as_deref()) else {
+            return Ok(());
+        };
+        Err(format!(
+            "--clear-target removes everything in the target, and '{}' {why}: name another directory with --target",
+            target.display()
+        ))
+    }
+
+    /// Removes everything in the target but `except`, if `--clear-target` is given. Blocks.
+    pub(super) fn clear_target(&self, except: Option<&OsStr>) -> Result<(), Error> {
+        if !self.clear_target {
+            return Ok(());
+        }
+        // Again: the target may have been made while the build ran.
+        self.check_clear().map_err(Error::Unusable)?;
+        let removed = target::clear(&self.target, except)?;
+        let entries = match removed {
+            1 => "1 entry".to_owned(),
+            removed => format!("{removed} entries"),
+        };
+        print_message(&format!(
+            "--clear-target: removed {entries} from {}",
+            self.target.display()
+        ));
         Ok(())
     }
 
@@ -115,11 +152,33 @@ impl TransportOptions {
         cancelled: CancellationToken,
     ) -> Result<Target, Error> {
         self.make_target()?;
-        if self.clear_target {
-            target::clear(&self.target, None)?;
-        }
+        self.clear_target(None)?;
         Target::open(&self.target, progress, cancelled)
     }
+}
+
+/// Why a directory, whose path is canonical, must not be emptied; `None` if it may be.
+fn why_not_cleared(
+    target: &Path,
+    current: Option<&Path>,
+    home: Option<&Path>,
+) -> Option<&'static str> {
+    let contains = |path: Option<&Path>| {
+        let path = path.and_then(|path| path.canonicalize().ok());
+        path.is_some_and(|path| path.starts_with(target))
+    };
+    if target == Path::new("/") {
+        return Some("is the root directory");
+    }
+    if contains(current) {
+        return Some("is the current directory or contains it");
+    }
+    if contains(home) {
+        return Some("is the home directory or contains it");
+    }
+    // In a worktree, `.git` is a file.
+    let holds_git = target.join(".git").symlink_metadata().is_ok();
+    holds_git.then_some("holds .git")
 }
 
 #[cfg(test)]
@@ -146,9 +205,31 @@ pub(super) mod tests {
         let absent = dir.path().join("a/b");
         assert!(options(&absent).check().is_ok());
         assert!(!absent.exists());
+    }
+
+    #[test]
+    fn only_a_directory_that_may_hold_artifacts_alone_is_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        for below in ["work/deep", "home/joe", "out", "repository/.git"] {
+            std::fs::create_dir_all(path.join(below)).unwrap();
+        }
+        let (current, home) = (path.join("work/deep"), path.join("home/joe"));
+        let why = |target: &Path| why_not_cleared(target, Some(&current), Some(&home));
+        for (target, said) in [
+            ("work/deep", Some("is the current directory or contains it")),
+            ("work", Some("is the current directory or contains it")),
+            ("home/joe", Some("is the home directory or contains it")),
+            ("home", Some("is the home directory or contains it")),
+            ("repository", Some("holds .git")),
+            ("out", None),
+        ] {
+            assert_eq!(why(&path.join(target)), said, "{target}");
+        }
+        assert_eq!(why(Path::new("/")), Some("is the root directory"));
         let mut root = options(Path::new("/"));
         root.clear_target = true;
-        assert!(root.check().is_err());
+        assert!(root.check().unwrap_err().contains("the root directory"));
     }
 
     #[test]

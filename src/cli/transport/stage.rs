@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::blocking::run_blocking;
 use super::local::{self, Source};
 use super::open::{allow_owner, path_for_other_process};
-use super::target::{self, Target};
+use super::target::Target;
 use super::{Error, Fetched, TransportOptions};
 use crate::cli::progress::Progress;
 use crate::filesystem;
@@ -102,9 +102,7 @@ impl Stage {
     ) -> Result<Fetched, Error> {
         let options = options.clone();
         run_blocking(move || {
-            if options.clear_target {
-                target::clear(&options.target, Some(self.name()))?;
-            }
+            options.clear_target(Some(self.name()))?;
             let from = self.open().map_err(|error| options.write_error(error))?;
             let mut target = Target::open(&options.target, Progress::hidden(), cancelled)?;
             local::walk(from, &self.path(), &mut target, source)?;

@@ -33,9 +33,10 @@ use crate::cli::progress::Progress;
 use crate::filesystem::{self, InodeId};
 
 /// Removes everything in `path` but `except`, also from directories whose mode denies that to the
-/// caller, their owner. Links are removed, not followed.
-pub(super) fn clear(path: &Path, except: Option<&OsStr>) -> Result<(), Error> {
-    let emptied = || -> io::Result<()> {
+/// caller, their owner, and counts the entries of `path` itself. Links are removed, not followed.
+pub(super) fn clear(path: &Path, except: Option<&OsStr>) -> Result<u64, Error> {
+    let emptied = || -> io::Result<u64> {
+        let mut removed = 0;
         // The user named this path, so a link to it is followed; entries are reached by descriptors.
         let directory = rustix::fs::open(path, READ_DIRECTORY, Mode::empty())?;
         for entry in Dir::read_from(&directory)? {
@@ -43,9 +44,10 @@ pub(super) fn clear(path: &Path, except: Option<&OsStr>) -> Result<(), Error> {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name != "." && name != ".." && Some(name) != except {
                 filesystem::remove_in(&directory, name)?;
+                removed += 1;
             }
         }
-        Ok(())
+        Ok(removed)
     };
     emptied().map_err(|error| Error::Clear(path.display().to_string(), error))
 }

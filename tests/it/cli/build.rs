@@ -82,7 +82,10 @@ async fn a_target_is_kept_or_cleared_as_asked_and_never_made_for_nothing() {
         1
     );
     assert_eq!(names(&bench.target()).len(), 3);
-    assert_eq!(bench.build("succeed", &["--clear-target"]).await.status, 0);
+    let cleared = bench.build("succeed", &["--clear-target"]).await;
+    assert_eq!(cleared.status, 0, "{cleared:?}");
+    let said = "--clear-target: removed 3 entries from ";
+    assert!(cleared.stderr.contains(said), "{cleared:?}");
     assert_eq!(names(&bench.target()), [".count"]);
     let local = bench.daemon.home.path("local");
     let arguments = [
@@ -156,4 +159,47 @@ async fn a_local_transport_fetches_nothing_behind_a_link() {
     let built = bench.build("p", &["--transport", "local"]).await;
     assert_eq!(built.status, 0, "{built:?}");
     assert!(names(&bench.target()).is_empty(), "{built:?}");
+}
+
+/// A forgotten or wrong `--target` must not empty a working copy or a home directory.
+#[tokio::test]
+async fn a_target_with_more_than_artifacts_is_never_emptied() {
+    let bench = Bench::new(&["succeed"]).await;
+    let work = bench.daemon.home.path("work");
+    std::fs::create_dir_all(work.join("below/.git")).unwrap();
+    let port = bench.daemon.port().to_string();
+    let server = ["--port", port.as_str(), "--clear-target"];
+    let build = [&["build", "--project", "succeed"][..], &server].concat();
+    let fetch = [&["fetch", "0"][..], &server].concat();
+    for (verb, target, why) in [
+        (&build, None, "is the current directory or contains it"),
+        (&build, Some("."), "is the current directory or contains it"),
+        (
+            &build,
+            Some(".."),
+            "is the current directory or contains it",
+        ),
+        (&build, Some("below"), "holds .git"),
+        (&build, Some("/"), "is the root directory"),
+        (&fetch, None, "is the current directory or contains it"),
+        (&fetch, Some("below"), "holds .git"),
+    ] {
+        let target = target.map(|target| ["--target", target]);
+        let arguments = [&verb[..], target.as_ref().map_or(&[], |words| &words[..])].concat();
+        let mut command = mistry(&arguments);
+        command.current_dir(&work);
+        let refused = run(command).await;
+        assert_eq!(refused.status, 2, "{arguments:?}: {refused:?}");
+        assert!(refused.stderr.contains(why), "{arguments:?}: {refused:?}");
+        assert!(refused.stderr.contains("--target"), "{refused:?}");
+    }
+    let mut at_home = mistry(&[&build[..], &["--target", "below"]].concat());
+    std::fs::remove_dir(work.join("below/.git")).unwrap();
+    at_home.current_dir(&work).env("HOME", work.join("below"));
+    let refused = run(at_home).await;
+    assert_eq!(refused.status, 2, "{refused:?}");
+    assert!(refused.stderr.contains("home directory"), "{refused:?}");
+    // Nothing was requested.
+    let list = bench.mistry("list", &["--json"]).await;
+    assert_eq!(list.stdout.trim(), "[]", "{list:?}");
 }
