@@ -105,16 +105,18 @@ fn why(info: &BuildView) -> &str {
     info.err.as_deref().unwrap_or(&info.err_build)
 }
 
-/// `mixed/af12181c4fe8 failed with exit code 1 after 1.2 s`.
+/// `mixed/af12181c4fe8 failed after 1.2 s`: the line before it says why.
 fn summary(info: &BuildView) -> String {
     let how = match info.outcome {
-        Some(Outcome::Failed) if info.exit_code != NO_EXIT_CODE => {
-            format!("failed with exit code {}", info.exit_code)
+        Some(Outcome::Failed) => "failed",
+        Some(Outcome::Cancelled) => "was cancelled",
+        Some(Outcome::TimedOut) => "ran out of time",
+        Some(Outcome::Errored | Outcome::Succeeded) | None => {
+            match why(info).starts_with(IMAGE_NOT_BUILT) {
+                true => "could not be built",
+                false => "could not be run",
+            }
         }
-        Some(Outcome::Failed) => "failed".to_owned(),
-        Some(Outcome::Cancelled) => "was cancelled".to_owned(),
-        Some(Outcome::TimedOut) => "ran out of time".to_owned(),
-        Some(Outcome::Errored | Outcome::Succeeded) | None => "could not be run".to_owned(),
     };
     let took = match format_duration(info.duration) {
         took if took.is_empty() => took,
@@ -123,10 +125,15 @@ fn summary(info: &BuildView) -> String {
     format!("{}/{} {how}{took}", info.project, short_id(&info.id))
 }
 
-/// Whether the build left files, or the server does not say.
+/// Whether the build left files, or may have left some: they are counted some time after its end.
 fn has_artifacts(info: &BuildView) -> bool {
+    let has_run = || info.log_runs_from.is_some() || info.exit_code != NO_EXIT_CODE;
+    let has_files = match info.artifacts {
+        Some(artifacts) => artifacts.files > 0,
+        None => has_run(),
+    };
     // A failed rebuild has no path: its artifacts are gone.
-    !info.path.is_empty() && info.artifacts.is_none_or(|artifacts| artifacts.files > 0)
+    !info.path.is_empty() && has_files
 }
 
 fn print_excerpt(info: &BuildView) {
@@ -189,13 +196,13 @@ mod tests {
                 info(Outcome::Failed, 3),
                 1,
                 "Build failed with exit code 3",
-                "failed with exit code 3",
+                "failed",
             ),
             (
                 image,
                 1,
                 "Image build failed: could not build docker image 'p'",
-                "could not be run",
+                "could not be built",
             ),
             (
                 errored,
@@ -223,14 +230,13 @@ mod tests {
             assert_eq!(lines.next(), Some(sentence));
             let summary = format!("p/0123456789ab {how} after 1.2 s");
             assert_eq!(lines.next(), Some(summary.as_str()));
-            assert_eq!(
-                lines.collect::<Vec<_>>(),
-                [
-                    "Whole log: mistry logs 0123456789ab --port 1",
-                    "What it left: mistry fetch 0123456789ab --port 1 --target DIR",
-                    "Build it again: mistry build --project p -- --a=b",
-                ]
-            );
+            let mut expected = vec!["Whole log: mistry logs 0123456789ab --port 1"];
+            // Only a container leaves something.
+            if info.exit_code != NO_EXIT_CODE {
+                expected.push("What it left: mistry fetch 0123456789ab --port 1 --target DIR");
+            }
+            expected.push("Build it again: mistry build --project p -- --a=b");
+            assert_eq!(lines.collect::<Vec<_>>(), expected);
         }
         assert!(check(&info(Outcome::Succeeded, 0)).is_ok());
     }
@@ -241,6 +247,10 @@ mod tests {
         empty.artifacts = Some(crate::api::ArtifactTotals { files: 0, bytes: 0 });
         let text = check(&empty).unwrap_err();
         assert!(!text.to_string().contains("What it left"), "{text}");
+        let mut stopped = info(Outcome::TimedOut, NO_EXIT_CODE);
+        stopped.log_runs_from = Some(7);
+        let text = check(&stopped).unwrap_err().to_string();
+        assert!(text.contains("What it left"), "{text}");
         let mut rebuild = info(Outcome::Failed, 1);
         (rebuild.path, rebuild.number) = (String::new(), 2);
         let text = check(&rebuild).unwrap_err().to_string();

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use crate::job::{MAX_PARAMS, ParamName};
+use crate::project::is_opaque_param;
 
 /// Largest file that may be a value: a server's limit for a whole request.
 const MAX_FILE: u64 = 16 << 20;
@@ -23,7 +24,7 @@ const VARIABLE_PREFIX: &str = "MISTRY_PARAM_";
 /// An error in the params.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("param '{0}' has no value: write --{0}=VALUE")]
+    #[error("param '{0}' has no value: write --{0}={place}", place = place_of_value(.0))]
     NoValue(String),
     #[error("'{0}' is no param: expected --NAME=VALUE")]
     NoName(String),
@@ -49,6 +50,14 @@ pub(super) enum Error {
     InputTwice(String, String),
     #[error("param '{0}': the variable {VARIABLE_PREFIX}{0} is not UTF-8 text")]
     VariableNotText(String),
+}
+
+/// What stands for a value on the command line, where other users can read it: a secret is given as a file.
+fn place_of_value(name: &str) -> &'static str {
+    match is_opaque_param(name) {
+        true => "@FILE",
+        false => "VALUE",
+    }
 }
 
 /// Reads all params: those of the command line in the order given, then those of variables. `input` is
@@ -205,7 +214,8 @@ mod tests {
     #[test]
     fn a_wrong_param_is_named() {
         for (arguments, part) in [
-            (&["--a"][..], "param 'a' has no value"),
+            (&["--a"][..], "param 'a' has no value: write --a=VALUE"),
+            (&["--_pw"], "param '_pw' has no value: write --_pw=@FILE"),
             (&["--a=b", "c"], "param 'c' has no value"),
             (&["--", "x"], "'--' is no param"),
             (&["--=x"], "'--=x' is no param"),

@@ -42,6 +42,11 @@ async fn each_kind_of_failure_has_its_exit_status_and_message() {
     );
     let sentence = "could not build docker image";
     assert_eq!(image.stderr.matches(sentence).count(), 1, "{image:?}");
+    assert!(
+        image.stderr.contains(" could not be built after "),
+        "{image:?}"
+    );
+    assert!(!image.stderr.contains("What it left"), "{image:?}");
     for (arguments, words) in [
         (&["--", "--a"][..], "no value"),
         (&["--", "--a=1", "--a=2"], "twice"),
@@ -112,7 +117,7 @@ async fn the_line_that_says_why_is_shown_and_the_next_commands_work() {
         .split_once("Build failed with exit code 2\n")
         .unwrap();
     let end: Vec<&str> = end.lines().collect();
-    let begin = format!("mixed/{id} failed with exit code 2 after ");
+    let begin = format!("mixed/{id} failed after ");
     assert!(end[0].starts_with(&begin), "{job}: {failed:?}");
     assert_eq!(end[1], format!("Whole log: mistry logs {id} {port}"));
     assert_eq!(
