@@ -414,4 +414,10 @@ mod tests {
         let missing = read(r#"{"projects_path":"p"}"#).unwrap_err();
         assert!(missing.contains("build_path"), "{missing}");
     }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_one_that_was_meant() {
+        let slip = read(r#"{"projcts_path":"p","build_path":"b"}"#).unwrap_err();
+        assert!(slip.contains("; did you mean 'projects_path'?"), "{slip}");
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::param_schema::ParamSchema;
+use super::similar::did_you_mean;
 
 /// A larger log fills disks; below the lower limit a build cannot print anything useful.
 pub(crate) const LOG_LIMITS: RangeInclusive<u64> = (4 << 10)..=(64 << 30);
@@ -239,14 +240,25 @@ pub(crate) fn read_json<T: de::DeserializeOwned>(text: &str) -> Result<T, String
     }
     let mut input = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut input).map_err(|error| {
-        let path = error.path().to_string();
+        let (path, mut what) = (error.path().to_string(), error.inner().to_string());
+        if let Some(meant) = meant_key(&what) {
+            what = format!("{what}; {meant}");
+        }
         match path.as_str() {
-            "." | "?" => error.inner().to_string(),
-            key => format!("{key}: {}", error.inner()),
+            "." | "?" => what,
+            key => format!("{key}: {what}"),
         }
     })?;
     input.end().map_err(|error| error.to_string())?;
     Ok(value)
+}
+
+/// The question which key was meant, from the sentence of serde about a key that is unknown: it names that key
+/// and then the known ones, all between backticks.
+fn meant_key(sentence: &str) -> Option<String> {
+    let rest = sentence.strip_prefix("unknown field `")?;
+    let (unknown, known) = rest.split_once("`, expected ")?;
+    did_you_mean(unknown, known.split('`').skip(1).step_by(2))
 }
 
 /// Makes host paths absolute (relative to `home`) and checks that container paths are.

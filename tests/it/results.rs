@@ -91,6 +91,11 @@ async fn the_first_example_of_the_readme_does_what_it_says() {
         greeting(job("g", "me")).await,
         (false, true, "Hello, me! Run 2.\n".to_owned())
     );
+    let misspelt = json!({ "project": "greet", "params": { "nmae": "world" } });
+    let refused = daemon.post("/jobs", &misspelt).await.expect(422).json();
+    let said = "param 'nmae' is unknown (did you mean 'name'?)";
+    assert!(text(&refused, "error").contains(said), "{refused}");
+    assert!(readme.contains(&format!("\"{said}\"")));
 }
 
 #[tokio::test]
