@@ -48,9 +48,13 @@ pub struct ProjectView<I = IndexItem> {
     /// Group names to the id of the last succeeded build of each.
     #[cfg_attr(test, schemars(extend("additionalProperties" = { "type": "string", "pattern": "^[0-9a-f]{64}$" })))]
     pub groups: std::collections::BTreeMap<String, String>,
-    /// The params that it takes, in the order of its `mistry.json`; null if it takes any.
+    /// The params that it takes, in the order of its `mistry.json`; null if it takes any, or `Error` says that
+    /// the file is wrong.
     #[serde(default)]
     pub params: Option<Vec<ParamView>>,
+    /// What is wrong in its `mistry.json`, in one sentence: it cannot be built. Null if nothing is.
+    #[serde(default)]
+    pub error: Option<String>,
     /// The newest builds, newest first, at most 50.
     #[cfg_attr(test, schemars(length(max = 50)))]
     pub builds: Vec<I>,

@@ -44,6 +44,9 @@ async fn print_projects(client: &Client) -> Result<(), Error> {
 
 async fn print_params(client: &Client, name: &ProjectName) -> Result<(), Error> {
     let project = client.project(name).await?;
+    if let Some(fault) = project.error {
+        return Err(Error::Refused(fault));
+    }
     let Some(params) = project.params else {
         print_message(&format!(
             "project '{name}' takes any params: its mistry.json does not describe them"

@@ -23,9 +23,7 @@ pub enum Error {
     #[error("project '{0}' cannot be built: its mistry.json is wrong: {1}")]
     Settings(ProjectName, SettingsError),
     /// Its `mistry.json` does not allow the params of a request.
-    #[error(
-        "project '{0}' does not take these params: {1}; 'mistry projects {0}' lists its params"
-    )]
+    #[error("wrong params of project '{0}': {1}; 'mistry projects {0}' lists its params")]
     Params(ProjectName, ParamsError),
     /// A file changed between the moment it was read for the digest and the moment it was sent.
     #[error("project '{0}' changed while it was being read; ask again")]

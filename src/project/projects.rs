@@ -106,18 +106,19 @@ impl Projects {
         Error::Unknown(name.clone(), meant.and_then(|meant| meant.parse().ok()))
     }
 
-    /// The params that a project takes, without a look at its other files. `None` without a schema, and where
-    /// `mistry.json` is invalid or cannot be read: a build reports that.
-    pub fn params(&self, name: &ProjectName) -> Option<ParamSchema> {
+    /// The params that a project takes, without a look at its other files; `None` without a schema, and where
+    /// `mistry.json` cannot be read: a build reports that.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] where `mistry.json` is invalid.
+    pub fn params(&self, name: &ProjectName) -> Result<Option<ParamSchema>, Error> {
         let home = self.root.join(name.as_str());
-        let file = open(&home.join(SETTINGS)).ok()?;
-        if !file.metadata().ok()?.is_file() {
-            return None;
-        }
-        let mut text = Vec::new();
-        let most = walk::MAX_SETTINGS_BYTES as u64;
-        file.take(most).read_to_end(&mut text).ok()?;
-        Settings::parse(&text, &home).ok()?.params
+        let Some(text) = read_settings(&home) else {
+            return Ok(None);
+        };
+        let settings = Settings::parse(&text, &home);
+        let settings = settings.map_err(|source| Error::Settings(name.clone(), source))?;
+        Ok(settings.params)
     }
 
     /// Walks the project's context and digests it; files whose stamp is known are not read again.
@@ -157,4 +158,16 @@ impl Projects {
     fn lock(&self) -> MutexGuard<'_, HashMap<ProjectName, Arc<DigestCache>>> {
         self.remembered.lock()
     }
+}
+
+/// The content of the `mistry.json` of the project at `home`, if it can be read and is not too long.
+fn read_settings(home: &Path) -> Option<Vec<u8>> {
+    let file = open(&home.join(SETTINGS)).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = Vec::new();
+    let most = walk::MAX_SETTINGS_BYTES;
+    file.take(most as u64 + 1).read_to_end(&mut text).ok()?;
+    (text.len() <= most).then_some(text)
 }

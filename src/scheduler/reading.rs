@@ -359,13 +359,14 @@ impl Reader {
         reading.await?
     }
 
-    /// The params that a project takes; `None` without a schema, and where its `mistry.json` is invalid.
+    /// The params that a project takes; `None` without a schema.
     ///
     /// # Errors
-    /// [`Error::Lost`].
+    /// [`Error::Project`] where its `mistry.json` is invalid, [`Error::Lost`].
     pub async fn param_schema(&self, project: &ProjectName) -> Result<Option<ParamSchema>, Error> {
         let (shared, project) = (self.scheduler.0.clone(), project.clone());
-        self.read(move || shared.projects.params(&project)).await
+        let params = self.read(move || shared.projects.params(&project)).await?;
+        Ok(params?)
     }
 
     /// The current load and capacity of the daemon.

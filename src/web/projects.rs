@@ -11,7 +11,7 @@ use super::{list, pages};
 use crate::api::{ImageView, ParamView, ProjectItem, ProjectView, PruneView};
 use crate::build::{Filter, LOG_TAIL};
 use crate::project::{ParamSchema, ProjectName};
-use crate::scheduler::ImageReport;
+use crate::scheduler::{self, ImageReport};
 
 /// Builds that are listed with a project.
 const MAX_BUILDS: usize = 50;
@@ -44,7 +44,11 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
         return pages::project(web, &request, &project).await;
     }
     let (latest, groups) = request.reader.bases(&project).await?;
-    let schema = request.reader.param_schema(&project).await?;
+    let (schema, fault) = match request.reader.param_schema(&project).await {
+        Ok(schema) => (schema, None),
+        Err(scheduler::Error::Project(fault)) => (None, Some(fault.to_string())),
+        Err(other) => return Err(other.into()),
+    };
     let filter = Filter {
         project: Some(project.clone()),
         ..Filter::default()
@@ -61,6 +65,7 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
                 .map(|(group, id)| (group, id.to_string()))
                 .collect(),
             params: schema.as_ref().map(param_views),
+            error: fault,
             builds: list_items(&builds)?,
         },
     )

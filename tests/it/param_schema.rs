@@ -35,7 +35,7 @@ fn with(params: Value) -> Value {
 async fn params_that_a_project_does_not_take_are_refused_with_what_was_expected() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     describe(&daemon.home, SCHEMA);
-    let start = "project 'succeed' does not take these params: ";
+    let start = "wrong params of project 'succeed': ";
     for (params, words) in [
         (
             json!({}),
@@ -224,6 +224,17 @@ async fn clients_can_read_the_schema() {
     let any = projects(&["output"]).await;
     assert_eq!((any.status, any.stdout.as_str()), (0, ""));
     assert!(any.stderr.contains("takes any params"), "{any:?}");
+    // What is wrong is said here, too, in the words of the build.
+    let settings = daemon.home.projects().join("output/mistry.json");
+    std::fs::write(settings, r#"{"parms": {"a": {}}}"#).unwrap();
+    let fault = "project 'output' cannot be built: its mistry.json is wrong: parms: unknown field";
+    let wrong = daemon.get("/project/output").await.expect(200).json();
+    assert_eq!(wrong["Params"], Value::Null);
+    assert!(text(&wrong, "Error").starts_with(fault), "{wrong}");
+    let wrong = projects(&["output"]).await;
+    assert_eq!((wrong.status, wrong.stdout.as_str()), (3, ""), "{wrong:?}");
+    assert!(wrong.stderr.contains(fault), "{wrong:?}");
+    assert!(wrong.stderr.contains("did you mean 'params'?"), "{wrong:?}");
     let unknown = projects(&["Suceed"]).await;
     assert_eq!(unknown.status, 3, "{unknown:?}");
     let meant = "unknown project 'Suceed'; did you mean 'succeed'?";

@@ -16,6 +16,7 @@ use super::start::{self, Form};
 use crate::build::{BuildInfo, Filter, Listing};
 use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
+use crate::scheduler;
 
 /// Builds and answers in the plot.
 const PLOTTED: usize = 200;
@@ -127,7 +128,11 @@ pub(in crate::web) async fn project(
 ) -> Result<Response, ApiError> {
     let (latest, groups) = request.reader.bases(name).await?;
     let trend = request.reader.trend(name, PLOTTED).await?;
-    let schema = request.reader.param_schema(name).await?;
+    // The page of the build that is started says what is wrong in an invalid mistry.json.
+    let schema = match request.reader.param_schema(name).await {
+        Err(scheduler::Error::Project(_)) => None,
+        schema => schema?,
+    };
     let stats = web.scheduler.answer_stats(name);
     let answers = stats.last(RATE_DAYS);
     let (builds, _) = request.reader.list(of(name), SHOWN).await?;
