@@ -62,12 +62,22 @@ impl Docker {
         &self,
         labels: &BTreeMap<String, String>,
     ) -> Result<Vec<String>, Error> {
+        // Some engines find images by one label only.
+        let first = labels.iter().take(1);
+        let first = first.map(|(key, value)| (key.clone(), value.clone()));
+        let filter = label_filter(&first.collect());
         let found = self
             .list_images(ListImagesOptions {
-                filters: Some(HashMap::from([("label".to_owned(), label_filter(labels))])),
+                filters: Some(HashMap::from([("label".to_owned(), filter)])),
                 ..ListImagesOptions::default()
             })
             .await?;
+        let mut found: Vec<FoundImage> = found.into_iter().map(found_image).collect();
+        found.retain(|image| {
+            labels
+                .iter()
+                .all(|(key, value)| image.labels.get(key) == Some(value))
+        });
         Ok(found.into_iter().map(|image| image.id).collect())
     }
 
