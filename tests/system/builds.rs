@@ -257,7 +257,10 @@ fn a_rebuild_that_fails_leaves_the_build_current(place: Place) {
     daemon.end();
     let attempts = daemon.builds().join(".mistry/attempts/moody").join(&id);
     assert_eq!(names(&attempts), ["2"]);
-    assert_eq!(names(&attempts.join("2")), ["build_info.json", "out.log"]);
+    assert_eq!(
+        names(&attempts.join("2")),
+        ["build_info.json", "out.log", "out.times"]
+    );
     let link = fs::read_link(daemon.builds().join("moody/groups/g")).unwrap();
     assert_eq!(link, Path::new("../ready").join(&id));
 }

@@ -59,7 +59,7 @@ fn every_page_shows_what_it_must_and_no_button_without_effect() {
         ("/projects".to_owned(), &["every"]),
         (
             "/project/every".to_owned(),
-            &["build --project every", "curl", "a-group", "50 %"],
+            &["build --project=every", "curl", "a-group", "50 %"],
         ),
         (
             "/status".to_owned(),
