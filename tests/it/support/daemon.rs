@@ -325,7 +325,7 @@ impl TestDaemon {
     pub async fn stop(&mut self) {
         let running = self.running.take().expect("it does not run");
         running.stop.cancel();
-        let grace = std::time::Duration::from_secs(5);
+        let grace = std::time::Duration::from_secs(60);
         let (drained, served) = within("the end", async {
             tokio::join!(running.scheduler.drain(grace), running.serving)
         })

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 /// What takes longer than this hangs.
-const FOREVER: Duration = Duration::from_secs(30);
+const FOREVER: Duration = Duration::from_secs(90);
 
 /// Ends the test when something hangs.
 pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
