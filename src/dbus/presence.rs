@@ -26,6 +26,9 @@ use crate::scheduler::Activity;
 
 /// How often a lost bus is tried again: no event says that its socket is back.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same, at most, for a bus that refuses the name: it logs each refusal.
+const LONGEST_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// How long connecting to a bus may take, which is normally milliseconds. A bus that accepts connections and
 /// then says nothing counts as absent; without this bound it would count as about to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +43,7 @@ const BUS_LOST: &str = "b7e94d3f60c14f7d9b2a8c5e1f03a6d4";
 enum LeaveReason {
     /// The bus is gone, or never was there.
     Lost(zbus::Error),
-    /// The bus policy does not allow the name, which does not change without a new configuration.
+    /// The bus policy does not allow the name: right after an installation, it may not be read yet.
     Refused(zbus::Error),
     /// The daemon stops.
     Ending,
@@ -52,6 +55,7 @@ enum Reported {
     Nothing,
     Joined,
     Lost,
+    Refused,
 }
 
 impl Reported {
@@ -70,7 +74,19 @@ impl Reported {
                 error = error as &dyn std::error::Error,
                 "not on the bus any more: HTTP is served, and mistryd tries to reconnect to the bus"
             ),
-            Reported::Lost => {}
+            Reported::Lost | Reported::Refused => {}
+        }
+    }
+
+    /// Logs that the bus refuses the name, once.
+    fn log_refusal(self, error: &zbus::Error) {
+        if !matches!(self, Reported::Refused) {
+            tracing::warn!(
+                message_id = BUS_LOST,
+                mistry_event = "bus-lost",
+                error = error as &dyn std::error::Error,
+                "not on the bus: it refuses the name '{NAME}', which its policy allows only to root and the user 'mistry'. HTTP is served, and mistryd asks for the name again"
+            );
         }
     }
 }
@@ -100,6 +116,7 @@ async fn stay_connected(dbus: &Dbus, stop: &CancellationToken) {
     let control = &dbus.0.control;
     let mut is_closed = control.is_closed.subscribe();
     let mut reported = Reported::Nothing;
+    let mut refused_interval = RETRY_INTERVAL;
     let left = async {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -113,24 +130,22 @@ async fn stay_connected(dbus: &Dbus, stop: &CancellationToken) {
         let why = connect_and_serve(dbus, left.clone(), &mut reported).await;
         control.mark_connection_known();
         control.is_joined.send_replace(false);
-        match why {
+        let interval = match why {
             LeaveReason::Ending => return,
             LeaveReason::Lost(error) => {
                 std::mem::replace(&mut reported, Reported::Lost).log_loss(&error);
-                tokio::select! {
-                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
-                    () = &mut left => return,
-                }
+                refused_interval = RETRY_INTERVAL;
+                RETRY_INTERVAL
             }
             LeaveReason::Refused(error) => {
-                tracing::warn!(
-                    message_id = BUS_LOST,
-                    mistry_event = "bus-lost",
-                    error = &error as &dyn std::error::Error,
-                    "not on the bus: it refuses the name '{NAME}', which its policy allows only to root and the user 'mistry'. HTTP is served"
-                );
-                return;
+                std::mem::replace(&mut reported, Reported::Refused).log_refusal(&error);
+                refused_interval = (2 * refused_interval).min(LONGEST_RETRY_INTERVAL);
+                refused_interval
             }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = &mut left => return,
         }
     }
 }

@@ -11,11 +11,34 @@ use serde_json::json;
 use zbus::fdo::{ObjectManagerProxy, PropertiesProxy};
 
 use crate::support::{
-    bus::{job_at, manager, name_of},
+    bus::{TestBus, job_at, manager, name_of},
     bus_harness::Harness,
-    daemon::text,
+    daemon::{Home, text},
     http::{Ask, within},
+    process::served,
 };
+
+#[tokio::test]
+async fn a_name_that_the_bus_refuses_is_asked_for_until_it_is_had() {
+    let (bus, home) = (TestBus::refusing(), Home::new().await);
+    home.configure(&json!({}));
+    let here = bus.connect().await;
+    let watched = zbus::fdo::DBusProxy::new(&here).await.unwrap();
+    let mut gone = watched
+        .receive_name_owner_changed_with_args(&[(2, "")])
+        .await
+        .unwrap();
+    let mut command = home.mistryd();
+    command.args(["--addr", "127.0.0.1:0", "--user-bus"]);
+    command.env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+    let daemon = served(command).await;
+    // It was refused, and has left.
+    within("the refusal", gone.next()).await.unwrap();
+    bus.allow(&here).await;
+    bus.named(&here).await;
+    let log = daemon.log();
+    assert_eq!(log.matches("it refuses the name").count(), 1, "{log}");
+}
 
 #[tokio::test]
 async fn a_job_over_the_bus_is_the_same_job_as_one_over_http() {

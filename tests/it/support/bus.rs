@@ -57,16 +57,20 @@ impl TestBus {
         TestBus::with(&CONFIG.replace(r#"<allow own="*"/>"#, refused))
     }
 
+    /// Has it read a policy that allows everything.
+    pub async fn allow(&self, connection: &Connection) {
+        let config = filled(&self.dir, CONFIG);
+        std::fs::write(self.dir.path().join("bus.conf"), config).unwrap();
+        let bus = zbus::fdo::DBusProxy::new(connection).await.unwrap();
+        within("the new policy", bus.reload_config()).await.unwrap();
+    }
+
     fn with(config: &str) -> TestBus {
         let dir = tempfile::tempdir().unwrap();
         // Other users are on it, too.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::create_dir(dir.path().join("services")).unwrap();
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        let config = config
-            .replace("SOCKET", &path("bus"))
-            .replace("SERVICES", &path("services"));
-        std::fs::write(dir.path().join("bus.conf"), config).unwrap();
+        std::fs::write(dir.path().join("bus.conf"), filled(&dir, config)).unwrap();
         let child = begin(&dir);
         TestBus { child, dir }
     }
@@ -146,6 +150,12 @@ impl TestBus {
         })
         .await;
     }
+}
+
+fn filled(dir: &tempfile::TempDir, config: &str) -> String {
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let config = config.replace("SOCKET", &path("bus"));
+    config.replace("SERVICES", &path("services"))
 }
 
 fn begin(dir: &tempfile::TempDir) -> Child {
