@@ -200,6 +200,11 @@ impl<W: Write> LogView<W> {
         self.to.flush()
     }
 
+    /// What was written last did not end a line.
+    pub(crate) fn is_in_line(&self) -> bool {
+        self.is_in_line
+    }
+
     /// Ends the line, if what was written did not, so that a message does not follow on it. What is not written
     /// yet stays so.
     pub(crate) fn begin_line(&mut self) -> io::Result<()> {

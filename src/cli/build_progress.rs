@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::format::format_duration;
-use super::output::print_message;
+use super::output::{print_message, set_in_line};
 use super::progress::Progress;
 use crate::job::{JobId, Phase};
 use crate::screen::{self, LogView};
@@ -136,11 +136,12 @@ impl BuildProgress {
         self.bar.suspend(f)
     }
 
-    /// Removes the moving line, and ends the last line of the log.
+    /// Removes the moving line. A message after the log begins a line, and without one its bytes stay as they are.
     pub(super) fn finish(&self) {
         self.bar.finish();
         let mut log = self.log.borrow_mut();
-        let _ = log.finish().and_then(|()| log.begin_line());
+        let _ = log.finish();
+        set_in_line(log.is_in_line());
     }
 
     fn draw(&self) {

@@ -1,12 +1,28 @@
 //! The program's output: results to standard output, messages to standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Error;
 use crate::screen;
 
+/// A log on standard error did not end its last line.
+static IS_IN_LINE: AtomicBool = AtomicBool::new(false);
+
+/// Says whether a log on standard error did not end its last line: the next message does.
+pub(super) fn set_in_line(is_in_line: bool) {
+    IS_IN_LINE.store(is_in_line, Ordering::Relaxed);
+}
+
+fn begin_line() {
+    if IS_IN_LINE.swap(false, Ordering::Relaxed) {
+        let _ = writeln!(io::stderr());
+    }
+}
+
 /// Prints one line to standard error. A closed standard error is ignored.
 pub(super) fn print_message(line: &str) {
+    begin_line();
     let _ = writeln!(io::stderr(), "{}", screen::line(line));
 }
 
@@ -19,6 +35,10 @@ pub(super) fn print_log(text: &[u8]) {
 
 /// Prints one line to standard output.
 pub(super) fn print_line(line: &str) -> Result<(), Error> {
+    // Both are shown on one terminal.
+    if io::stderr().is_terminal() {
+        begin_line();
+    }
     writeln!(io::stdout(), "{}", screen::line(line)).map_err(Error::Output)
 }
 

@@ -14,7 +14,17 @@ async fn a_message_after_a_log_begins_a_line() {
     assert_eq!(built.status, 0, "{built:?}");
     let end = "no end\nwarning: the build left nothing in /data/artifacts\n";
     assert!(built.stderr.ends_with(end), "{built:?}");
-    // The log itself stays as it is.
+    // Without a message, and by itself, the log stays as it is.
+    let quiet = TestDaemon::builder().await;
+    let quiet = quiet.script("p", "touch $D/artifacts/a; printf 'no end'");
+    let quiet = Bench {
+        daemon: quiet.start().await,
+    };
+    let built_quietly = quiet.build("p", &["--verbose"]).await;
+    assert!(
+        built_quietly.stderr.ends_with("no end"),
+        "{built_quietly:?}"
+    );
     let id = built
         .stdout
         .split('/')
