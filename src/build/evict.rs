@@ -46,12 +46,12 @@ impl fmt::Display for KeptReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             KeptReason::Linked(group) if group.is_empty() => {
-                "it is the latest build of the project without a group; 'mistry rm --base ID' removes it all the same"
+                "it is the latest build of the project without a group, which counts as a base"
             }
             KeptReason::Linked(group) => {
                 return write!(
                     f,
-                    "it is the base of group '{group}', whose next build would start empty; 'mistry rm --base ID' removes it all the same"
+                    "it is the base of group '{group}', whose next build would start empty"
                 );
             }
             KeptReason::Pinned => "it is pinned; unpin it first",

@@ -10,12 +10,16 @@ use crate::client::Client;
 use crate::screen::cell;
 
 /// Remove a build that is over
+///
+/// The base of a group stays unless --base is given. So does the latest build of a project without a group, which
+/// counts as a base.
 #[derive(Debug, Args)]
 pub(super) struct Rm {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
     id: BuildRef,
-    /// Remove it also if it is the base of its group, whose next build starts empty then
+    /// Remove it also if it is the base of its group, whose next build starts empty then, or the latest build
+    /// without a group
     #[arg(long)]
     base: bool,
 }

@@ -172,6 +172,25 @@ fn a_project_in_place_of_the_port_is_explained() {
 }
 
 #[test]
+fn a_project_without_its_option_and_the_verb_init_have_a_tip() {
+    let error = |words: &[&str]| {
+        let words = words.iter().map(OsString::from);
+        parse(words).unwrap_err().to_string()
+    };
+    let tip = "a project is named with --project: mistry build --project greet";
+    let bare = error(&["mistry", "build", "greet", "-t", "out"]);
+    assert!(bare.contains(tip), "{bare}");
+    let twice = error(&["mistry", "build", "--project", "greet", "other"]);
+    assert!(!twice.contains(tip), "{twice}");
+    let init = error(&["mistry", "init"]);
+    assert!(init.contains("a project is a directory"), "{init}");
+    assert!(!init.contains("pin"), "{init}");
+    // A slip keeps the tip of clap.
+    let slip = error(&["mistry", "fetsh"]);
+    assert!(slip.contains("'fetch'"), "{slip}");
+}
+
+#[test]
 fn sizes_are_printed_for_people() {
     for (bytes, text) in [
         (0, "0 B"),

@@ -10,10 +10,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error};
 
 use super::repeat::without_secrets;
+use crate::project::ProjectName;
 
 /// The error with the usage of the subcommand, and with the place of params.
 pub(super) fn improve(mut error: Error, mut command: Command, arguments: &[OsString]) -> Error {
     command.build();
+    if is_init(&error) {
+        error.remove(ContextKind::SuggestedSubcommand);
+        suggest(&mut error, NO_INIT.to_owned());
+    }
     let words = arguments.iter().skip(1).filter_map(|word| word.to_str());
     let words: Vec<&str> = words.take_while(|word| *word != "--").collect();
     let verb = words
@@ -32,14 +37,54 @@ pub(super) fn improve(mut error: Error, mut command: Command, arguments: &[OsStr
     {
         error.remove(ContextKind::SuggestedArg);
         let param = without_secrets(&[(*param).to_owned()]).join(" ");
-        let tip = StyledStr::from(format!("params go after '--': mistry build ... -- {param}"));
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+        suggest(
+            &mut error,
+            format!("params go after '--': mistry build ... -- {param}"),
+        );
+    } else if verb.get_name() == "build"
+        && let Some(project) = project_without_option(&error, &words)
+    {
+        error.remove(ContextKind::SuggestedArg);
+        suggest(
+            &mut error,
+            format!("a project is named with --project: mistry build --project {project}"),
+        );
     }
     if is_project_in_place_of_port(&error, &words) {
-        let tip = StyledStr::from("-p is --port; a project is named with --project");
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+        let tip = "-p is --port; a project is named with --project";
+        suggest(&mut error, tip.to_owned());
     }
     error
+}
+
+/// What stands for the verb `init`, which other programs have.
+const NO_INIT: &str = "a project is a directory with a Dockerfile below the server's projects_path; README.md and mistryd(8) have a first one";
+
+fn is_init(error: &Error) -> bool {
+    let unknown = error.get(ContextKind::InvalidSubcommand);
+    error.kind() == ErrorKind::InvalidSubcommand
+        && matches!(unknown, Some(ContextValue::String(word)) if word == "init")
+}
+
+/// Replaces the tips of clap.
+fn suggest(error: &mut Error, tip: String) {
+    let tips = vec![StyledStr::from(tip)];
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+}
+
+/// The unknown argument, if it is the one word that names a project: other verbs take it so.
+fn project_without_option<'a>(error: &Error, words: &[&'a str]) -> Option<&'a str> {
+    if error.kind() != ErrorKind::UnknownArgument
+        || words.iter().any(|word| word.starts_with("--project"))
+    {
+        return None;
+    }
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let is_name = !unknown.starts_with('-') && unknown.parse::<ProjectName>().is_ok();
+    let mut words = words.iter().copied();
+    words.find(|word| is_name && word == unknown)
 }
 
 /// Whether `-p` has a value that is no port: `mistryd rebuild -p` takes a project.

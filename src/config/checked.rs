@@ -94,7 +94,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(failed)?;
         let file: ConfigFile = project::read_json(&text).map_err(|what| Error::Parse {
             path: path.to_owned(),
-            what,
+            what: with_address_option(what),
         })?;
         let absolute = std::path::absolute(path).map_err(failed)?;
         file.check(absolute).map_err(|wrong| Error::Value {
@@ -102,6 +102,17 @@ impl Config {
             key: wrong.key,
             expected: wrong.expected,
         })
+    }
+}
+
+/// A sentence about an unknown key, and where the address is given, if it is that key.
+fn with_address_option(what: String) -> String {
+    let is_address = ["address", "addr", "listen", "port"]
+        .iter()
+        .any(|key| what.contains(&format!("unknown field `{key}`")));
+    match is_address {
+        true => format!("{what}; the address is given by --addr, or by the socket unit"),
+        false => what,
     }
 }
 
@@ -419,5 +430,8 @@ mod tests {
     fn an_unknown_key_is_answered_with_the_one_that_was_meant() {
         let slip = read(r#"{"projcts_path":"p","build_path":"b"}"#).unwrap_err();
         assert!(slip.contains("; did you mean 'projects_path'?"), "{slip}");
+        let address = read(r#"{"address":"0.0.0.0:1"}"#).unwrap_err();
+        let said = "; the address is given by --addr, or by the socket unit";
+        assert!(address.ends_with(said), "{address}");
     }
 }

@@ -104,16 +104,26 @@ pub enum Verb {
 /// Which images.
 #[derive(Debug, Args)]
 pub struct Rebuild {
-    /// Only this project; may be given several times [default: all]
+    /// Only these projects [default: all]
+    #[arg(value_name = "PROJECT")]
+    named: Vec<String>,
+    /// The same; may be given several times
     // The help does not show `-p`, which scripts for the first mistry use: in `mistry` it is the port.
     #[arg(long = "project", short_alias = 'p', value_name = "PROJECT")]
-    pub projects: Vec<String>,
+    projects: Vec<String>,
     /// Stop at the first image that cannot be built
     #[arg(long)]
     pub fail_fast: bool,
     /// Show the output of the image builds
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+impl Rebuild {
+    /// The named projects; none means all.
+    pub fn projects(&self) -> impl Iterator<Item = &str> {
+        self.named.iter().chain(&self.projects).map(String::as_str)
+    }
 }
 
 /// Which builds are removed; each given rule replaces the configured one.
@@ -197,8 +207,9 @@ mod tests {
     fn the_definition_of_the_command_line_is_valid() {
         Command::command().debug_assert();
         let command =
-            Command::try_parse_from(["mistryd", "rebuild", "-p", "a", "-p", "b"]).unwrap();
-        assert!(matches!(command.verb, Some(Verb::Rebuild(r)) if r.projects == ["a", "b"]));
+            Command::try_parse_from(["mistryd", "rebuild", "-p", "b", "a", "-p", "c"]).unwrap();
+        let named = |rebuild: &Rebuild| rebuild.projects().collect::<String>() == "abc";
+        assert!(matches!(command.verb, Some(Verb::Rebuild(r)) if named(&r)));
         let mut command = Command::command();
         let rebuild = command.find_subcommand_mut("rebuild").unwrap();
         let help = rebuild.render_help().to_string();

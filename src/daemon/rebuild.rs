@@ -82,11 +82,11 @@ pub(super) async fn run(
 
 /// The given projects, or all; else the error and the exit status.
 fn projects(config: &Config, options: &Rebuild) -> Result<Vec<ProjectName>, (String, ExitCode)> {
-    if options.projects.is_empty() {
+    if options.projects().next().is_none() {
         let all = Projects::new(&config.projects_path).list();
         return all.map_err(|error| (error.to_string(), ExitCode::FAILURE));
     }
-    let named = options.projects.iter().map(|name| name.parse());
+    let named = options.projects().map(str::parse);
     let named: Result<_, NameError> = named.collect();
     named.map_err(|error| (error.to_string(), ExitCode::from(EXIT_WRONG_USAGE)))
 }

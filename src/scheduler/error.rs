@@ -28,6 +28,19 @@ fn candidates(builds: &[(ProjectName, JobId)]) -> String {
     list.join(", ")
 }
 
+/// How a build is removed that was kept because it is a base.
+fn advice(id: &JobId, why: &KeptReason) -> String {
+    match why {
+        KeptReason::Linked(_) => {
+            format!(
+                "; 'mistry rm --base {}' removes it all the same",
+                id.short()
+            )
+        }
+        KeptReason::Pinned | KeptReason::UnderWay | KeptReason::InUse => String::new(),
+    }
+}
+
 /// An error of an interface's request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -91,7 +104,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] build::Error),
     /// A build that could not be removed as requested.
-    #[error("job '{1}' of project '{0}' is not removed: {2}")]
+    #[error("job '{1}' of project '{0}' is not removed: {2}{advice}", advice = advice(.1, .2))]
     Kept(ProjectName, JobId, KeptReason),
     /// Garbage collection was requested, and no rule is configured.
     #[error(
