@@ -68,21 +68,24 @@ impl Gc {
         print_result(&GcView::deserialize(&result).map_err(client::Error::from)?)
     }
 
-    /// Adds to the server's sentence about missing rules, which names keys of its configuration, the options
-    /// of this program.
+    /// Before the server's sentence about missing rules, which names keys of its configuration, the options of
+    /// this program.
     fn name_flags(&self, error: client::Error) -> Error {
         let has_rule =
             self.older_than.is_some() || self.max_bytes.is_some() || self.min_free.is_some();
         match error {
             client::Error::Response(response) if response.status == 422 && !has_rule => {
                 Error::Refused(format!(
-                    "{response}. The options are --older-than, --max-bytes and --min-free"
+                    "give --older-than, --max-bytes or --min-free: {response}"
                 ))
             }
             other => other.into(),
         }
     }
 }
+
+/// Why builds stay that a rule selects.
+const WHY_KEPT: &str = "they are bases of groups, the latest without a group, pinned, in use or used in the last two minutes, or kept by --keep-last (keep_last)";
 
 fn print_result(view: &GcView) -> Result<(), Error> {
     let rows: Vec<[String; 6]> = view
@@ -135,8 +138,12 @@ fn print_result(view: &GcView) -> Result<(), Error> {
     }
     if view.short > 0 {
         print_message(&format!(
-            "{} more would have to go to satisfy the rules; the remaining builds cannot be removed: they are linked, pinned, in use, or kept by keep_last",
+            "{} more would have to go to satisfy the rules; the remaining builds cannot be removed: {WHY_KEPT}",
             format_size(view.short)
+        ));
+    } else if view.dry_run && view.removed.is_empty() && view.kept > 0 {
+        print_message(&format!(
+            "No build matches the rules, or those that do cannot be removed: {WHY_KEPT}"
         ));
     }
     Ok(())

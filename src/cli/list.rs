@@ -10,10 +10,10 @@ use super::Error;
 use super::attempts::attempt_text;
 use super::format::{format_duration, format_time, short_id};
 use super::json_result::Document;
-use super::output::print_table;
+use super::output::{print_message, print_table};
 use crate::api::{BuildView, IndexItem};
 use crate::client::{self, Client, Filter};
-use crate::job::{Outcome, State};
+use crate::job::{Outcome, Phase, State};
 use crate::project::ProjectName;
 
 /// List builds, newest first
@@ -85,6 +85,9 @@ impl List {
             false => pinned(client, filter, limit).await?,
         };
         let is_pinned = |id: &str| self.pinned || pinned.contains(id);
+        if items.is_empty() {
+            print_message("no build was found");
+        }
         let rows: Vec<[String; 11]> = items
             .into_iter()
             // A server that ignores `limit` sends all.
@@ -154,7 +157,10 @@ fn row(item: &IndexItem, is_pinned: bool) -> [String; 11] {
         attempt_text(info),
         kind(info).to_owned(),
         if is_pinned { "pinned" } else { "" }.to_owned(),
-        format_time(item.started_at),
+        match info.phase {
+            Some(Phase::Queued) => String::new(),
+            _ => format_time(item.started_at),
+        },
         format_duration(info.duration),
         info.asked_by.clone().unwrap_or_default(),
         params_text(info),
@@ -210,6 +216,20 @@ pub(super) fn is_stopping(info: &BuildView) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_that_waits_has_not_started() {
+        let started = |phase: &str| {
+            let item = format!(
+                r#"{{"id":"aa","project":"p","startedAt":"2026-01-02T03:04:05Z","state":"pending","buildInfo":{{"Phase":"{phase}"}}}}"#
+            );
+            let [.., started, _took, _asked_by, _params] =
+                row(&serde_json::from_str(&item).unwrap(), false);
+            started
+        };
+        assert_eq!(started("queued"), "");
+        assert!(started("running").starts_with("2026-01-0"));
+    }
 
     #[test]
     fn long_params_are_cut() {

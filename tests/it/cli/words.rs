@@ -63,9 +63,35 @@ async fn a_collection_without_a_rule_names_the_options_of_the_program() {
     for arguments in [&[][..], &["--dry-run"]] {
         let ended = bench.mistry("gc", arguments).await;
         assert_eq!(ended.status, 3, "{ended:?}");
-        let options = "The options are --older-than, --max-bytes and --min-free\n";
-        assert!(ended.stderr.ends_with(options), "{ended:?}");
+        let options = "give --older-than, --max-bytes or --min-free: ";
+        assert!(ended.stderr.starts_with(options), "{ended:?}");
     }
+}
+
+#[tokio::test]
+async fn a_collection_right_after_a_build_says_why_it_stays() {
+    let bench = Bench::new(&["succeed"]).await;
+    assert_eq!(bench.build("succeed", &[]).await.status, 0);
+    for rule in [["--max-bytes", "1"], ["--older-than", "1s"]] {
+        let ended = bench
+            .mistry("gc", &[&["--dry-run"], &rule[..]].concat())
+            .await;
+        assert_eq!(ended.status, 0, "{ended:?}");
+        for why in ["bases of groups", "used in the last two minutes"] {
+            assert!(ended.stderr.contains(why), "{ended:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_empty_list_says_so_beside_its_header() {
+    let bench = Bench::new(&[]).await;
+    let ended = bench.mistry("list", &[]).await;
+    assert!(ended.stdout.starts_with("ID "), "{ended:?}");
+    assert_eq!(
+        (ended.status, ended.stderr.as_str()),
+        (0, "no build was found\n")
+    );
 }
 
 #[tokio::test]
