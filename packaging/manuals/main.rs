@@ -81,6 +81,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     for (title, section) in [
         ("Installed from the packages", "Installed from the packages"),
         ("systemd", "systemd"),
+        ("Builders", "Builders"),
         ("Containers", "Containers"),
         ("Listening and TLS", "Listening, hosts, TLS"),
         ("Tokens", "Tokens"),
@@ -238,7 +239,7 @@ fn settings(operations: &Paper) -> Result<String> {
          refused with a sentence that names the key and what was expected. Durations are written as `500ms`, \
          `90s`, `15m`, `2h30m`, `7d`; sizes `512M`, `20G` (powers of 1024).",
     );
-    for title in ["Params of a project", "Secrets"] {
+    for title in ["Params of a project", "Secrets", "Builders"] {
         page.section(title);
         page.blocks(operations.section(title)?);
     }

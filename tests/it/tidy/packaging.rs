@@ -248,6 +248,7 @@ fn the_manual_is_whole() {
         (
             "mistryd.8",
             &[
+                "BUILDERS",
                 "CONTAINERS",
                 "LISTENING AND TLS",
                 "TOKENS",
@@ -256,9 +257,16 @@ fn the_manual_is_whole() {
                 "GARBAGE COLLECTION",
             ][..],
         ),
-        ("mistry.json.5", &["PARAMS OF A PROJECT", "SECRETS"]),
+        (
+            "mistry.json.5",
+            &["PARAMS OF A PROJECT", "SECRETS", "BUILDERS"],
+        ),
     ] {
         let text = page(name);
+        // An entry of a page has nothing above it, and programs have their names.
+        for wrong in ["As above", "\nPip,", "\nNpm;"] {
+            assert!(!text.contains(wrong), "{name}: {wrong}");
+        }
         let heads = text.lines().filter_map(|line| line.strip_prefix(".SH "));
         let heads: Vec<&str> = heads.map(|head| head.trim_matches('"')).collect();
         for title in titles {
