@@ -16,7 +16,7 @@ use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::contiguous::NFA;
 use aho_corasick::{Anchored, MatchKind};
 
-use super::secret_forms::{SecretForms, is_short};
+use super::secret_forms::{SecretForms, is_empty, is_short};
 
 /// What stands in the log in place of a secret.
 pub const MASK: &[u8] = b"***";
@@ -42,8 +42,10 @@ impl fmt::Debug for Masks {
 pub struct MaskedNames {
     /// Those that are masked.
     pub masked: Vec<String>,
-    /// Those that are too long, or too many. Short values are not listed: they are words of ordinary output.
+    /// Those that are too long, or too many.
     pub unmasked: Vec<String>,
+    /// Those that are too short: they are words of ordinary output. Empty ones are not listed.
+    pub short: Vec<String>,
 }
 
 impl Masks {
@@ -56,6 +58,8 @@ impl Masks {
                 names.masked.push((*name).to_owned());
             } else if !is_short(value) {
                 names.unmasked.push((*name).to_owned());
+            } else if !is_empty(value) {
+                names.short.push((*name).to_owned());
             }
         }
         let masks = Masks::of_texts(&forms.into_texts());
@@ -332,7 +336,10 @@ mod tests {
         let secrets = BTreeMap::from([("_a", "hunter22"), ("_b", "short"), ("_c", "hunter22")]);
         let (masks, names) = Masks::new(&secrets);
         assert_eq!(names.masked, ["_a", "_c"]);
+        assert_eq!(names.short, ["_b"]);
         assert!(names.unmasked.is_empty());
+        let (_, names) = Masks::new(&BTreeMap::from([("_a", ""), ("_b", "\n")]));
+        assert_eq!(names, MaskedNames::default());
         let long = "x".repeat((64 << 10) + 1);
         let (_, names) = Masks::new(&BTreeMap::from([("_a", "hunter22"), ("_long", &*long)]));
         assert_eq!(names.masked, ["_a"]);

@@ -109,6 +109,7 @@ pub use pending::{PendingBuild, User};
 pub use prepare::BaseUse;
 pub use random::random_hex;
 pub use record::{Bookkeeping, BuildLimits, Record, RecordFile, Stopped};
+pub use secret_forms::MIN_SECRET;
 pub use stats::{AnswerStats, Answered, Day};
 pub use store::BuildStore;
 pub use trend::{Point, SIMILAR_BUILDS, Trend};

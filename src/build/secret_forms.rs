@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
 /// Shortest text that is masked, in bytes: shorter ones are words of ordinary output.
-const MIN_SECRET: usize = 6;
+pub const MIN_SECRET: usize = 6;
 /// Longest value that is masked, in bytes: certificates and the configuration of clusters are shorter.
 const MAX_SECRET: usize = 64 << 10;
 /// Most bytes of all values of a build that are masked. Each byte takes some dozens in memory.
@@ -92,6 +92,11 @@ impl SecretForms {
 /// Whether a value is too short to be masked.
 pub(super) fn is_short(value: &str) -> bool {
     trimmed(value).len() < MIN_SECRET
+}
+
+/// Whether a value has nothing to mask.
+pub(super) fn is_empty(value: &str) -> bool {
+    trimmed(value).is_empty()
 }
 
 /// Programs print a value that ends with a line feed without it, or end a line with it.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::shared::keep_tail;
-use crate::build::{LineTime, MaskedNames, Masker, Masks};
+use crate::build::{LineTime, MIN_SECRET, MaskedNames, Masker, Masks};
 use crate::docker::{Output, Stream};
 
 /// Names of params that the log lists at most.
@@ -93,7 +93,7 @@ impl MaskedOutput {
     }
 }
 
-/// The first lines of a log: which params are masked in it, and which are too long for that.
+/// The first lines of a log: which params are masked in it, and which are too long or too short for that.
 pub(super) fn masked_note(names: &MaskedNames) -> String {
     let list = |names: &[String]| {
         let shown = names.iter().take(MAX_LISTED_NAMES).cloned();
@@ -116,6 +116,12 @@ pub(super) fn masked_note(names: &MaskedNames) -> String {
             "mistry: not masked in this log, because too long: {unmasked}\n"
         ));
     }
+    if !names.short.is_empty() {
+        let short = list(&names.short);
+        note.push_str(&format!(
+            "mistry: not masked in this log, because shorter than {MIN_SECRET} bytes: {short}\n"
+        ));
+    }
     note
 }
 
@@ -129,6 +135,7 @@ mod tests {
         let names = MaskedNames {
             masked: (0..30).map(name).collect(),
             unmasked: vec!["_key".to_owned()],
+            short: vec!["_pw".to_owned()],
         };
         let note = masked_note(&names);
         assert!(
@@ -136,7 +143,8 @@ mod tests {
             "{note}"
         );
         assert!(note.contains(", _19, and 10 others\n"), "{note}");
-        let unmasked = "mistry: not masked in this log, because too long: _key\n";
+        let unmasked = "mistry: not masked in this log, because too long: _key\n\
+            mistry: not masked in this log, because shorter than 6 bytes: _pw\n";
         assert!(note.ends_with(unmasked), "{note}");
         assert_eq!(masked_note(&MaskedNames::default()), "");
     }

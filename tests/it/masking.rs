@@ -89,7 +89,8 @@ async fn a_secret_is_masked_in_each_form_and_in_everything_that_quotes_the_log()
     assert_eq!(text(&info, "ContainerStderr"), "failed with ***\n");
     let log = written(&daemon.home, "leaky", "ready", id);
     let head = "mistry: masked in this log: _token\n\
-        mistry: not masked in this log, because too long: _long\n";
+        mistry: not masked in this log, because too long: _long\n\
+        mistry: not masked in this log, because shorter than 6 bytes: _pin\n";
     assert!(log.starts_with(head), "{log}");
     let lines: Vec<String> = printed(&log).lines().map(str::to_owned).collect();
     for line in [
