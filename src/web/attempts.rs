@@ -1,4 +1,4 @@
-//! The executions of a job, as a list.
+//! The attempts at a job, as a list.
 
 use hyper::StatusCode;
 

@@ -445,13 +445,13 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
     job_response(&answer, &json, pinned, wants_log, fail)
 }
 
-/// True if the active build of a handle is the execution that a request names, or it names none.
+/// True if the active build of a handle is the attempt that a request names, or it names none.
 fn is_attempt(handle: &JobHandle, number: Option<u32>) -> bool {
     let now = handle.now().map(|info| info.number);
     number.is_none_or(|number| now.is_none_or(|now| now == number))
 }
 
-/// A build, or the execution of its job that `number` names, and the end of its log.
+/// A build, or the attempt at its job that `number` names, and the end of its log.
 async fn find(
     request: &Request,
     project: &ProjectName,

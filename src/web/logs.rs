@@ -127,7 +127,7 @@ async fn stream(
     }))
 }
 
-/// The log of a build, or of the execution of its job that the request names, from byte `from` on.
+/// The log of a build, or of the attempt at its job that the request names, from byte `from` on.
 async fn open(
     request: &Request,
     project: &ProjectName,
@@ -141,7 +141,7 @@ async fn open(
     })
 }
 
-/// The active build of a job, if it is the execution with this number, or none is named.
+/// The active build of a job, if it is the attempt with this number, or none is named.
 async fn active(
     web: &Web,
     project: &ProjectName,

@@ -82,7 +82,7 @@ impl Request {
         self.query.flag(name)
     }
 
-    /// The number of an execution that the query names.
+    /// The number of the attempt that the query names.
     pub(super) fn attempt(&self) -> Result<Option<u32>, ApiError> {
         let Some(text) = self.query.get("attempt") else {
             return Ok(None);
@@ -90,7 +90,7 @@ impl Request {
         match text.parse() {
             Ok(number) if number > 0 => Ok(Some(number)),
             _ => Err(ApiError::bad_request(
-                "attempt: expected the number of an execution, from 1",
+                "attempt: expected the number of an attempt, from 1",
             )),
         }
     }

@@ -152,7 +152,7 @@ class View {
                 signal,
                 onbytes: () => {
                     this.silence.heard();
-                    this.times.heard(blocks.length);
+                    this.times.recordArrival(blocks.length);
                     this.#changed();
                 },
                 onstate: (state) => this.#become(state),

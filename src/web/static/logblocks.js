@@ -108,7 +108,7 @@ export class Blocks {
     reached(length) {
         return new Promise((resolve) => {
             this.#awaited.push([length, resolve]);
-            this.#tell();
+            this.#notifyWaiters();
         });
     }
 
@@ -116,7 +116,7 @@ export class Blocks {
     push(bytes) {
         this.#end.push(bytes);
         this.length += bytes.length;
-        this.#tell();
+        this.#notifyWaiters();
     }
 
     /** The log no longer grows. */
@@ -124,7 +124,7 @@ export class Blocks {
         this.#end?.finish();
     }
 
-    #tell() {
+    #notifyWaiters() {
         this.#awaited = this.#awaited.filter(([length, resolve]) => length > this.length || resolve());
     }
 

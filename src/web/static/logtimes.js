@@ -18,11 +18,11 @@ export class LineTimes {
         const response = await ask(`${blocks.address}times`, { headers: blocks.same });
         const known = await response.json();
         [this.#offsets, this.#times, this.#length] = [known.Offsets, known.Times, known.Length];
-        this.heard(blocks.length);
+        this.recordArrival(blocks.length);
     }
 
     /** The log has grown to `length` bytes. */
-    heard(length) {
+    recordArrival(length) {
         if (this.#length === null || length <= this.#length) {
             return;
         }
