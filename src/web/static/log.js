@@ -113,7 +113,8 @@ class View {
         if (this.#fromAddress()) {
             return;
         }
-        if (this.isPending || this.section.dataset.open === "end") {
+        // The reason of a build that failed stays in sight above a short log.
+        if (this.isPending || (this.section.dataset.open === "end" && !this.window.isShort())) {
             this.isAtEnd = true;
             this.window.end();
         } else {

@@ -57,6 +57,15 @@ export class Window {
         return Math.max(1, Math.ceil(this.#room() / this.#height()));
     }
 
+    /** Whether all rows fit on the screen; if they may, they are shown, since that is how their heights are known. */
+    isShort() {
+        if (this.source.count - this.source.begin > this.screen) {
+            return false;
+        }
+        this.open();
+        return this.box.offsetHeight <= this.#room();
+    }
+
     /** Shows the first rows where the box is, without scrolling. */
     open() {
         this.#draw(this.source.begin, -this.#position(), true);

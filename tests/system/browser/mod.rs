@@ -24,5 +24,6 @@ mod readable;
 mod restart;
 mod scene;
 mod screenshots;
+mod short_log;
 mod support;
 mod without_scripts;
