@@ -39,7 +39,7 @@ pub struct ArtifactTotals {
 /// Most lines of an excerpt.
 pub const MAX_EXCERPT_LINES: usize = 40;
 
-/// The part of a build's log that an excerpt is the end of.
+/// The part of a build's log that an excerpt is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -50,16 +50,17 @@ pub enum ExcerptPart {
     Run,
 }
 
-/// The end of the log of a build that did not succeed, as it was written: at most 40 lines and 16 KiB.
+/// The end of the log of a build that did not succeed, and of each of its two streams, as it was written: at most
+/// 40 lines and 16 KiB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct Excerpt {
     /// Whose output it is the end of.
     pub part: ExcerptPart,
-    /// The byte of the log at which it begins.
+    /// The byte of the log at which its first line begins, as it is shown.
     pub from: u64,
-    /// Its lines.
+    /// Its lines, in the order of the log.
     #[cfg_attr(test, schemars(length(max = MAX_EXCERPT_LINES)))]
     pub lines: Vec<ExcerptLine>,
 }
@@ -73,6 +74,9 @@ pub struct ExcerptLine {
     pub text: String,
     /// All of it was written to standard error.
     pub stderr: bool,
+    /// Lines of the log between the one before and this one, which are left out.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 /// A build as clients see it: `BuildInfo` of `GET /job/P/ID`, the answer of `POST /jobs`, and the public part of

@@ -518,6 +518,7 @@ mod tests {
             lines: vec![ExcerptLine {
                 text: "end".to_owned(),
                 stderr: true,
+                skipped: 0,
             }],
         }));
         info.log_runs_from = Some(3);

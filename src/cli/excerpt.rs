@@ -1,8 +1,8 @@
 //! The end of the log of a build that did not succeed, as it is printed.
 //!
-//! The log is shown in the order in which it was written, because many programs print warnings to standard
-//! error and the error itself to standard output. Lines of standard error are marked where the server says
-//! which they are.
+//! Both streams are shown in the order of the log, because many programs print warnings to standard error and the
+//! error itself to standard output. Lines of standard error are marked where the server says which they are, and
+//! it is said where lines are left out.
 
 use super::output::print_log;
 use crate::api::{BuildView, ExcerptPart, MAX_EXCERPT_LINES};
@@ -23,6 +23,8 @@ pub(super) struct Excerpt<'a> {
 struct Line<'a> {
     text: &'a str,
     is_stderr: bool,
+    /// Lines of the log that are left out before it.
+    skipped: u64,
 }
 
 impl<'a> Excerpt<'a> {
@@ -32,6 +34,7 @@ impl<'a> Excerpt<'a> {
             let lines = excerpt.lines.iter().map(|line| Line {
                 text: &line.text,
                 is_stderr: line.stderr,
+                skipped: line.skipped,
             });
             return Excerpt::new(excerpt.part == ExcerptPart::Image, lines.collect());
         }
@@ -43,6 +46,7 @@ impl<'a> Excerpt<'a> {
         let lines = log.trim_end_matches('\n').lines().map(|text| Line {
             text,
             is_stderr: false,
+            skipped: 0,
         });
         Excerpt::new(false, lines.collect())
     }
@@ -104,9 +108,14 @@ impl<'a> Excerpt<'a> {
             true => MARKS[usize::from(!line.is_stderr)],
             false => "",
         };
+        let gap = |line: &Line<'_>| match line.skipped {
+            0 => String::new(),
+            1 => "… 1 line\n".to_owned(),
+            count => format!("… {count} lines\n"),
+        };
         let lines = self.lines.iter();
         lines
-            .map(|line| format!("{}{}\n", mark(line), line.text))
+            .map(|line| format!("{}{}{}\n", gap(line), mark(line), line.text))
             .collect()
     }
 }
@@ -119,6 +128,7 @@ mod tests {
         let lines = lines.iter().map(|(text, is_stderr)| Line {
             text,
             is_stderr: *is_stderr,
+            skipped: 0,
         });
         Excerpt::new(false, lines.collect())
     }
@@ -144,6 +154,7 @@ mod tests {
         let line = |text: &str, stderr| crate::api::ExcerptLine {
             text: text.to_owned(),
             stderr,
+            skipped: 0,
         };
         let with = |part| BuildView {
             container_stdouterr: Some("other".into()),
@@ -160,6 +171,15 @@ mod tests {
         assert_eq!(Excerpt::of(&info).text(), "a\nb\n");
         let header = "The end of the output of the image build:";
         assert_eq!(Excerpt::of(&info).header(), Some(header));
+        for (skipped, shown) in [
+            (1, "   a\n… 1 line\n2> b\n"),
+            (60, "   a\n… 60 lines\n2> b\n"),
+        ] {
+            let mut info = with(ExcerptPart::Run);
+            let excerpt = std::sync::Arc::make_mut(info.excerpt.as_mut().unwrap());
+            excerpt.lines[1].skipped = skipped;
+            assert_eq!(Excerpt::of(&info).text(), shown);
+        }
     }
 
     #[test]

@@ -27,6 +27,29 @@ async fn build(daemon: &TestDaemon, code: u32, group: &str) -> String {
     text(&daemon.build(job).await, "ID").to_owned()
 }
 
+/// An error before more of the other stream than the page shows.
+const HIDDEN: &str = r#"
+echo 'error TS2322'
+n=0
+while [ $n -lt 60 ]; do n=$((n+1)); echo "noise <$n>"; done >&2
+exit 3
+"#;
+
+#[tokio::test]
+async fn the_end_of_the_output_on_top_hides_neither_stream() {
+    let daemon = TestDaemon::builder().await.script("tests", HIDDEN);
+    let daemon = daemon.start().await;
+    let red = build(&daemon, 3, "g").await;
+    let html = page(&daemon, &red).await;
+    let (top, _) = html.split_once("<section id=\"log\"").unwrap();
+    let excerpt = top.split_once("class=\"excerpt\"").unwrap().1;
+    let (_, behind) = excerpt.split_once("<span>error TS2322\n</span>").unwrap();
+    let gap = "<span class=\"gap faint\">… 46 lines\n</span>";
+    assert!(behind.starts_with(gap), "{excerpt}");
+    assert_eq!(behind.matches("noise ").count(), 14, "{excerpt}");
+    assert!(behind.contains("noise &#60;60&#62;"), "{excerpt}");
+}
+
 #[tokio::test]
 async fn a_failed_build_has_the_end_of_its_output_on_top_and_opens_at_the_end_of_its_log() {
     let daemon = TestDaemon::builder().await.script("tests", SCRIPT);

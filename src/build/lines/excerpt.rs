@@ -1,9 +1,9 @@
-//! The end of the log of a build that did not succeed: its last lines, as they were written.
+//! The end of the log of a build that did not succeed: its last lines, and the last ones of each stream, as they
+//! were written.
 //!
-//! Bounded whatever the log is: only its last bytes are read, long lines are cut. Nothing is made harmless
-//! here; programs that display it must do so.
+//! Bounded whatever the log is: only its last bytes are read, and the ends of what each stream has written before
+//! them; long lines are cut. Nothing is made harmless here; programs that display it must do so.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -11,15 +11,27 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::super::origins::{Origin, Origins};
-use super::escapes::Escapes;
+use super::select::{Room, Source, select};
+use super::shorten::{Shortened, shorten};
+use super::window::{Line, Window};
 use crate::api::{Excerpt, ExcerptLine, ExcerptPart, MAX_EXCERPT_LINES};
 
-/// Most bytes of a log that are read: 40 lines of 1.6 KiB.
+/// Most bytes of the end of a log that are read: 40 lines of 1.6 KiB.
 const MAX_READ: u64 = 64 << 10;
+/// Bytes that are read at a time before and behind an earlier byte of a stream, and how often.
+const READ_BEFORE: u64 = 16 << 10;
+const READ_BEHIND: u64 = 4 << 10;
+const MAX_READS: usize = 32;
+/// Most bytes between two lines in which the lines that are left out are counted.
+const MAX_COUNTED: u64 = 64 << 20;
 /// Most bytes of all lines of an excerpt: it is in the record of the build, and in each answer about it.
 const MAX_BYTES: usize = 16 << 10;
-/// Bytes that are kept of the beginning and of the end of a long line: some lines of a wide terminal.
-const KEPT_AT_EACH_END: usize = 1 << 10;
+
+const ROOM: Room = Room {
+    lines: MAX_EXCERPT_LINES,
+    bytes: MAX_BYTES,
+    of_each: 10,
+};
 
 /// The part of a log that an excerpt is taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,125 +43,209 @@ pub(in crate::build) struct Section {
     pub(in crate::build) with_notes: bool,
 }
 
-/// The last lines of a section of a log; `None` if it has none. Blocks.
+/// The last lines of a section of a log, and of each stream in it; `None` if it has none. Blocks.
 pub(in crate::build) fn excerpt(
     log: &File,
     section: Section,
     origins: &Origins,
 ) -> io::Result<Option<Arc<Excerpt>>> {
-    let length = log.metadata()?.len();
-    // One byte more: if it is a line end, a line begins behind it.
-    let window = length.saturating_sub(MAX_READ + 1).max(section.from);
-    let mut bytes = vec![0; usize::try_from(length.saturating_sub(window)).unwrap_or(0)];
-    log.read_exact_at(&mut bytes, window)?;
-    let is_cut = window > section.from && bytes.first().is_some_and(|byte| *byte != b'\n');
-    let skipped = usize::from(window > section.from).min(bytes.len());
-    let text = LogEnd {
-        bytes: &bytes[skipped..],
-        at: window + skipped as u64,
-        is_cut,
+    let mut search = Search {
+        log,
+        section,
+        origins,
+        found: Vec::new(),
     };
-    Ok(text.last_lines(section, origins).map(Arc::new))
+    let read_from = search.read_end(log.metadata()?.len())?;
+    for stream in [Source::Stdout, Source::Stderr] {
+        search.read_stream(stream, read_from)?;
+    }
+    search.into_excerpt()
 }
 
-/// The bytes at the end of a log.
-struct LogEnd<'a> {
-    bytes: &'a [u8],
-    /// The offset of the first of them.
-    at: u64,
-    /// The first line began before them.
-    is_cut: bool,
+/// A line of a log that may be shown.
+struct Found {
+    /// Its bytes in the log, with its line end, as far as they were read.
+    range: Range<u64>,
+    source: Source,
+    /// It goes on behind them.
+    is_open: bool,
+    shortened: Shortened,
 }
 
-impl LogEnd<'_> {
-    fn last_lines(&self, section: Section, origins: &Origins) -> Option<Excerpt> {
-        let (mut lines, mut from) = (VecDeque::new(), self.at);
-        let (mut rest, mut room) = (self.bytes, MAX_BYTES);
-        while !rest.is_empty() && lines.len() < MAX_EXCERPT_LINES {
-            let end = rest.len() - usize::from(rest.ends_with(b"\n"));
-            let start = memchr::memrchr(b'\n', &rest[..end]).map_or(0, |at| at + 1);
-            // An empty line is of those who wrote its line end.
-            let of_whom = match start < end {
-                true => start..end,
-                false => end..rest.len(),
+struct Search<'a> {
+    log: &'a File,
+    section: Section,
+    origins: &'a Origins,
+    found: Vec<Found>,
+}
+
+impl Search<'_> {
+    /// Finds the last lines in the end of the log; returns where the bytes begin that were read.
+    fn read_end(&mut self, length: u64) -> io::Result<u64> {
+        let window = self.read(length.saturating_sub(MAX_READ)..length)?;
+        let mut lines = 0;
+        for line in window.lines_from_end() {
+            let Some(source) = self.source(&line) else {
+                continue;
             };
-            let of_whom = self.offset(of_whom.start)..self.offset(of_whom.end);
-            let is_note = origins.is_all(&of_whom, Origin::Mistry);
-            // Before a note, mistryd may write a line end to separate it.
-            if !is_note || (section.with_notes && start < end) {
-                let shortened = shorten(&rest[start..end], self.is_cut && start == 0);
-                if shortened.text.len() > room {
+            if lines < ROOM.lines || self.lacks(source) {
+                self.add(&line, source);
+            }
+            lines += 1;
+            let has_both = !self.lacks(Source::Stdout) && !self.lacks(Source::Stderr);
+            if lines >= ROOM.lines && has_both {
+                break;
+            }
+        }
+        Ok(window.at)
+    }
+
+    /// Finds the last lines of a stream before byte `at`, as many as are missing.
+    fn read_stream(&mut self, stream: Source, mut at: u64) -> io::Result<()> {
+        for _ in 0..MAX_READS {
+            let within = self.section.from..at;
+            let end = match stream {
+                Source::Stderr => self.origins.last_stderr(&within),
+                _ => self.origins.last_stdout(&within),
+            };
+            let Some(end) = end.filter(|_| self.lacks(stream)) else {
+                break;
+            };
+            let behind = end.saturating_add(READ_BEHIND).min(at);
+            let mut window = self.read(end.saturating_sub(READ_BEFORE)..behind)?;
+            window.end_with_line_of(end - 1, behind == at);
+            let mut is_complete = false;
+            for line in window.lines_from_end() {
+                // The next read has its beginning.
+                if line.is_cut && is_complete {
                     break;
                 }
-                room -= shortened.text.len();
-                from = self.offset(start + shortened.skipped);
-                lines.push_front(ExcerptLine {
-                    text: shortened.text,
-                    stderr: origins.is_all(&of_whom, Origin::Stderr),
-                });
+                (is_complete, at) = (!line.is_cut, line.range.start);
+                if self.source(&line) == Some(stream) && self.lacks(stream) {
+                    self.add(&line, stream);
+                }
             }
-            rest = &rest[..start];
+            if !is_complete {
+                break;
+            }
         }
-        (!lines.is_empty()).then(|| Excerpt {
-            part: section.part,
-            from,
-            lines: lines.into(),
+        Ok(())
+    }
+
+    fn read(&self, range: Range<u64>) -> io::Result<Window> {
+        let from = range.start.max(self.section.from);
+        // One byte more: if it is a line end, a line begins behind it.
+        let before = u64::from(from > self.section.from && from < range.end);
+        let length = usize::try_from(range.end.saturating_sub(from - before)).unwrap_or(0);
+        let mut bytes = vec![0; length];
+        self.log.read_exact_at(&mut bytes, from - before)?;
+        let is_cut = before > 0 && bytes.remove(0) != b'\n';
+        Ok(Window {
+            bytes,
+            at: from,
+            is_cut,
+            is_open: false,
         })
     }
 
-    fn offset(&self, at: usize) -> u64 {
-        self.at + at as u64
+    /// Whether further lines of a source are to be found.
+    fn lacks(&self, source: Source) -> bool {
+        let found = self.found.iter().filter(|found| found.source == source);
+        found.count() < ROOM.of_each
     }
-}
 
-/// A line as an excerpt shows it.
-struct Shortened {
-    text: String,
-    /// Bytes left out at its beginning.
-    skipped: usize,
-}
-
-/// Cuts a line that is too long in its middle, and one whose beginning is unknown at its beginning.
-fn shorten(line: &[u8], is_cut: bool) -> Shortened {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if is_cut {
-        let skipped = borders(line, line.len().saturating_sub(KEPT_AT_EACH_END)).end;
-        let text = format!("[…] {}", String::from_utf8_lossy(&line[skipped..]));
-        return Shortened { text, skipped };
-    }
-    let text = match line.len() > 2 * KEPT_AT_EACH_END {
-        false => String::from_utf8_lossy(line).into_owned(),
-        true => {
-            let head = borders(line, KEPT_AT_EACH_END).start;
-            let tail = borders(line, line.len() - KEPT_AT_EACH_END).end;
-            format!(
-                "{}[… {} bytes …]{}",
-                String::from_utf8_lossy(&line[..head]),
-                tail - head,
-                String::from_utf8_lossy(&line[tail..])
-            )
+    /// Who wrote a line; `None` for one that does not belong to the section.
+    fn source(&self, line: &Line<'_>) -> Option<Source> {
+        let end = line.range.start + line.text.len() as u64;
+        // An empty line is of those who wrote its line end.
+        let written = match line.text.is_empty() {
+            true => line.range.clone(),
+            false => line.range.start..end,
+        };
+        if self.origins.is_all(&written, Origin::Mistry) {
+            // Before a note, mistryd may write a line end to separate it.
+            let is_shown = self.section.with_notes && !line.text.is_empty();
+            return is_shown.then_some(Source::Note);
         }
-    };
-    Shortened { text, skipped: 0 }
+        Some(match self.origins.is_all(&written, Origin::Stderr) {
+            true => Source::Stderr,
+            false if self.origins.is_known(written.start) => Source::Stdout,
+            false => Source::Unknown,
+        })
+    }
+
+    fn add(&mut self, line: &Line<'_>, source: Source) {
+        let mut shortened = shorten(line.text, line.is_cut);
+        if line.is_open {
+            shortened.text.push_str(" […]");
+        }
+        self.found.push(Found {
+            range: line.range.clone(),
+            source,
+            is_open: line.is_open,
+            shortened,
+        });
+    }
+
+    fn into_excerpt(mut self) -> io::Result<Option<Arc<Excerpt>>> {
+        self.found.sort_by_key(|found| found.range.start);
+        let lengths = self.found.iter();
+        let lengths = lengths.map(|found| (found.source, found.shortened.text.len()));
+        let shown = select(&lengths.collect::<Vec<_>>(), ROOM);
+        let found = std::mem::take(&mut self.found).into_iter().zip(shown);
+        let mut shown = found.filter_map(|(found, is_shown)| is_shown.then_some(found));
+        let Some(first) = shown.next() else {
+            return Ok(None);
+        };
+        let from = first.range.start + first.shortened.skipped as u64;
+        let (mut end, mut is_open) = (first.range.end, first.is_open);
+        let mut lines = vec![first.into_line(0)];
+        for found in shown {
+            let skipped = self.lines_in(end..found.range.start)?;
+            let skipped = skipped.saturating_sub(u64::from(is_open));
+            (end, is_open) = (found.range.end, found.is_open);
+            lines.push(found.into_line(skipped));
+        }
+        Ok(Some(Arc::new(Excerpt {
+            part: self.section.part,
+            from,
+            lines,
+        })))
+    }
+
+    /// The lines that end in a range of the log, without those that do not belong to the section.
+    fn lines_in(&self, range: Range<u64>) -> io::Result<u64> {
+        let range = range.start.max(range.end.saturating_sub(MAX_COUNTED))..range.end;
+        let mut lines = self.line_ends(range.clone())?;
+        for notes in self.origins.notes(&range) {
+            lines -= self.line_ends(notes)?.min(lines);
+        }
+        Ok(lines)
+    }
+
+    fn line_ends(&self, range: Range<u64>) -> io::Result<u64> {
+        let (mut at, mut lines) = (range.start, 0);
+        let length = range.end.saturating_sub(range.start).min(MAX_READ);
+        let mut piece = vec![0; usize::try_from(length).unwrap_or(0)];
+        while at < range.end {
+            let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+            let piece = &mut piece[..left.min(length as usize)];
+            self.log.read_exact_at(piece, at)?;
+            lines += memchr::memchr_iter(b'\n', piece).count() as u64;
+            at += piece.len() as u64;
+        }
+        Ok(lines)
+    }
 }
 
-/// The last position up to `at`, and the first from it on, at which neither a character nor an escape sequence
-/// is cut.
-fn borders(line: &[u8], at: usize) -> Range<usize> {
-    let mut escapes = Escapes::default();
-    let mut before = 0;
-    for (position, byte) in line.iter().enumerate() {
-        let is_continuation = byte & 0b1100_0000 == 0b1000_0000;
-        if escapes.is_in_text() && !is_continuation {
-            if position >= at {
-                let last = if position == at { at } else { before };
-                return last..position;
-            }
-            before = position;
+impl Found {
+    fn into_line(self, skipped: u64) -> ExcerptLine {
+        ExcerptLine {
+            text: self.shortened.text,
+            stderr: self.source == Source::Stderr,
+            skipped,
         }
-        escapes.step(*byte);
     }
-    before..line.len()
 }
 
 #[cfg(test)]
@@ -158,6 +254,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::shorten::KEPT_AT_EACH_END;
     use super::*;
 
     fn section(from: u64) -> Section {
@@ -250,6 +347,122 @@ mod tests {
         assert!(found.lines[0].stderr);
     }
 
+    /// A log with one line of one stream, and many of the other before or behind it.
+    fn hidden(is_stderr: bool, noise: usize, is_first: bool) -> (Vec<u8>, Origins) {
+        let error = "src.c:1:21: error: no\n";
+        let lines: String = (0..noise).map(|line| format!("noise {line}\n")).collect();
+        let log = match is_first {
+            true => format!("image\n{error}{lines}"),
+            false => format!("image\n{lines}{error}"),
+        };
+        let at = log.find(error).unwrap();
+        let error = at..at + error.len();
+        let mut origins = Origins::default();
+        let (before, behind) = (6..error.start as u64, error.end as u64..log.len() as u64);
+        match is_stderr {
+            true => origins.add(error.start as u64..error.end as u64, Origin::Stderr),
+            false => {
+                origins.add(before, Origin::Stderr);
+                origins.add(behind, Origin::Stderr);
+            }
+        }
+        (log.into_bytes(), origins)
+    }
+
+    #[test]
+    fn a_line_of_one_stream_is_shown_beside_any_number_of_the_other() {
+        for is_stderr in [false, true] {
+            for noise in [60_u64, 100_000] {
+                let (log, origins) = hidden(is_stderr, noise as usize, true);
+                let found = of(&log, section(6), &origins).unwrap();
+                assert_eq!(found.lines.len(), 40);
+                assert_eq!(found.from, 6);
+                assert_eq!(found.lines[0].text, "src.c:1:21: error: no");
+                assert_eq!(found.lines[0].stderr, is_stderr);
+                assert_eq!(found.lines[1].skipped, noise - 39);
+                assert_eq!(found.lines[1].text, format!("noise {}", noise - 39));
+                assert!(found.lines[2..].iter().all(|line| line.skipped == 0));
+                let (log, origins) = hidden(is_stderr, noise as usize, false);
+                let found = of(&log, section(6), &origins).unwrap();
+                assert_eq!(found.lines[39].text, "src.c:1:21: error: no");
+                assert!(found.lines.iter().all(|line| line.skipped == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_far_before_the_end_is_cut_where_it_is_not_read() {
+        let long = "y".repeat(50 << 10);
+        let noise = "noise\n".repeat(20_000);
+        let origins = |stderr: usize, log: &str| {
+            let mut origins = Origins::default();
+            origins.add(stderr as u64..log.len() as u64, Origin::Stderr);
+            origins
+        };
+        // Its beginning.
+        let log = format!("{long} error\n{noise}");
+        let found = of_log(log.as_bytes(), &origins(long.len() + 7, &log));
+        let shown = &found.lines[0].text;
+        assert!(
+            shown.starts_with("[…] yyy") && shown.ends_with("y error"),
+            "{shown}"
+        );
+        assert_eq!(found.lines[1].skipped, 20_000 - 39);
+        // Its end, which is of the other stream.
+        let log = format!("an error{long}\n{noise}");
+        let found = of_log(log.as_bytes(), &origins(8, &log));
+        let shown = &found.lines[0].text;
+        assert!(
+            shown.starts_with("an error") && shown.ends_with("y […]"),
+            "{shown}"
+        );
+        assert_eq!(found.lines[1].skipped, 20_000 - 39);
+        // A line that is one with the first one that was read of the end is not shown again.
+        let log = format!("{long}{long}\n");
+        assert_eq!(of_log(log.as_bytes(), &Origins::default()).lines.len(), 1);
+    }
+
+    #[test]
+    fn notes_are_not_counted_among_the_lines_that_are_left_out() {
+        let lines: String = "noise\n".repeat(60);
+        let log = format!("error\n\nmistry: a\n{lines}\nmistry: b\n");
+        let mut origins = Origins::default();
+        origins.add(6..17, Origin::Mistry);
+        origins.add(17..17 + 360, Origin::Stderr);
+        origins.add(17 + 360..log.len() as u64, Origin::Mistry);
+        let without = Section {
+            with_notes: false,
+            ..section(0)
+        };
+        let found = of(log.as_bytes(), without, &origins).unwrap();
+        assert_eq!(found.lines[0].text, "error");
+        assert_eq!(found.lines[1].skipped, 60 - 39);
+        let found = of_log(log.as_bytes(), &origins);
+        let texts: Vec<_> = found.lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(texts[..2], ["error", "mistry: a"]);
+        assert_eq!(texts[39], "mistry: b");
+        let skipped: Vec<_> = found.lines.iter().map(|line| line.skipped).collect();
+        assert_eq!((skipped[1], skipped[2], skipped[39]), (0, 60 - 37, 0));
+    }
+
+    #[test]
+    fn where_the_stream_is_not_known_the_last_lines_are_shown() {
+        let (mut log, mut origins) = (b"image\nerror\n".to_vec(), Origins::default());
+        for _ in 0..2_000 {
+            let at = log.len() as u64;
+            log.extend(b"err\nout\n");
+            origins.add(at..at + 4, Origin::Stderr);
+        }
+        let at = log.len() as u64;
+        log.extend(b"noise\n".repeat(100));
+        origins.add(at..log.len() as u64, Origin::Stderr);
+        let found = of(&log, section(6), &origins).unwrap();
+        let texts: Vec<_> = found.lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(texts[..10], ["out"; 10]);
+        assert_eq!(texts[10..], ["noise"; 30]);
+        assert_eq!((found.lines[1].skipped, found.lines[10].skipped), (1, 70));
+    }
+
     #[test]
     fn a_long_line_is_cut_where_nothing_is_torn() {
         let long = format!("{}\u{1b}[1;31m{}", "ä".repeat(510), "ö".repeat(2_000));
@@ -302,5 +515,43 @@ mod tests {
             prop_assert!(bytes <= MAX_BYTES);
             prop_assert!(found.from >= from.min(log.len() as u64) && found.from <= log.len() as u64);
         }
+
+        #[test]
+        fn every_line_is_shown_or_counted_whichever_stream_it_is_of(
+            runs in proptest::collection::vec((any::<bool>(), 1_usize..60, 0_usize..300), 1..40),
+        ) {
+            let (mut log, mut origins, mut of) = (Vec::new(), Origins::default(), Vec::new());
+            for (is_stderr, lines, length) in runs {
+                let begin = log.len() as u64;
+                for _ in 0..lines {
+                    log.extend(format!("{} {}\n", of.len(), "x".repeat(length)).as_bytes());
+                    of.push(is_stderr);
+                }
+                if is_stderr {
+                    origins.add(begin..log.len() as u64, Origin::Stderr);
+                }
+            }
+            let found = of_log(&log, &origins);
+            let number = |line: &ExcerptLine| line.text.split(' ').next().unwrap().parse::<usize>();
+            let first = number(&found.lines[0]).unwrap();
+            let mut next = first;
+            for line in &found.lines {
+                next += usize::try_from(line.skipped).unwrap();
+                prop_assert_eq!(number(line).unwrap(), next);
+                prop_assert_eq!(line.stderr, of[next]);
+                next += 1;
+            }
+            prop_assert_eq!(next, of.len());
+            prop_assert!(log[found.from as usize..].starts_with(found.lines[0].text.as_bytes()));
+            for stream in [false, true] {
+                let written = of.iter().filter(|is_stderr| **is_stderr == stream).count();
+                let shown = found.lines.iter().filter(|line| line.stderr == stream).count();
+                prop_assert!(shown >= written.min(10), "{shown} of {written}");
+            }
+        }
+    }
+
+    fn of_log(log: &[u8], origins: &Origins) -> Excerpt {
+        of(log, section(0), origins).unwrap()
     }
 }

@@ -14,8 +14,12 @@ mod excerpt;
 mod find;
 mod index;
 mod readable;
+mod select;
+mod shorten;
+mod window;
 
 pub(super) use excerpt::{Section, excerpt};
 pub use find::{Found, Match, Needle, NeedleError, find};
 pub use index::{Index, index};
 pub use readable::{misleads, readable};
+pub use select::{Room, Source, select};
