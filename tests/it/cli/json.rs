@@ -69,14 +69,14 @@ async fn json_result_is_one_document_whatever_happens() {
             (2, &json!(2))
         );
     }
-    let late = build(&["--project", "succeed", "--timeout", "100ms"]).await;
+    let late = build(&["--project", "succeed", "--timeout", "3s"]).await;
     let found = document(&late);
     assert_eq!(
         (late.status, &found["exit_status"], &found["job"]),
         (5, &json!(5), &json!(id))
     );
     let late = bench
-        .mistry("wait", &["--json", &id, "--timeout", "100ms"])
+        .mistry("wait", &["--json", &id, "--timeout", "3s"])
         .await;
     assert_eq!((late.status, &document(&late)["job"]), (5, &json!(id)));
     let away = run(mistry(&["wait", "--json", "--socket", "/nowhere", "aa"])).await;
