@@ -185,7 +185,9 @@ async fn the_command_that_builds_the_same_job_again_has_its_values_and_no_secret
         command.starts_with(start) && command.ends_with(end),
         "{command}"
     );
-    assert!(!html.contains("hunter2") && !html.contains('…'), "{html}");
+    // It is whole; the end of the log beside it may have a gap.
+    assert!(!command.contains('…'), "{command}");
+    assert!(!html.contains("hunter2"), "{html}");
 }
 
 #[tokio::test]
