@@ -207,11 +207,11 @@ async fn a_note_that_explains_the_end_is_shown_and_that_of_a_cancellation_is_not
         std::slice::from_ref(&waiting)
     );
     daemon.stop().await;
-    let settings = json!({"job_timeout": "300ms"}).to_string();
+    let settings = json!({"job_timeout": "3s"}).to_string();
     std::fs::write(daemon.home.projects().join("hang/mistry.json"), settings).unwrap();
     daemon.start_again().await;
     let info = daemon.build(job("hang")).await;
-    let note = "mistry: the build ran longer than 300ms (job_timeout) and was stopped";
+    let note = "mistry: the build ran longer than 3s (job_timeout) and was stopped";
     let expected = [waiting, (note.to_owned(), false)];
     assert_eq!(lines(&daemon, &info, "run").await, expected);
 }
