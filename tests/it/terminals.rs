@@ -218,7 +218,7 @@ async fn a_narrow_terminal_and_a_locale_without_utf_8_break_nothing() {
         assert!(shown.stdout.contains(&line), "{line:?}: {shown:?}");
     }
     assert!(shown.stdout.is_ascii(), "{shown:?}");
-    // Where nobody looks, a table stays one.
+    // On a pipe a table stays one.
     let kept = run(list).await.stdout;
     assert!(
         kept.starts_with("ID  ") && kept.lines().count() == 2,

@@ -8,7 +8,7 @@ use super::support::Browser;
 use crate::support::Place;
 use crate::support::daemon::{Daemon, Setup};
 
-/// A param that must be sent, one with few values, a secret, and one that nobody needs.
+/// A param that must be sent, one with few values, a secret, and one that may be left out.
 const PARAMS: &str = r#"{
     "lock": {"required": true, "description": "the lock file"},
     "env": {"default": "production", "values": ["staging", "production"]},
