@@ -8,7 +8,9 @@ use std::pin::pin;
 use bollard::{
     errors::Error as Bollard,
     models::ImageSummary,
-    query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions},
+    query_parameters::{
+        CreateImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions,
+    },
 };
 use futures_util::StreamExt;
 
@@ -33,8 +35,8 @@ pub struct FoundImage {
     pub id: String,
     /// The id of the image that it is based on, if the Engine knows it.
     pub parent: Option<String>,
-    /// It has a name.
-    pub is_tagged: bool,
+    /// Its names, as `repository:tag`.
+    pub names: Vec<String>,
     /// Its labels, including inherited ones.
     pub labels: BTreeMap<String, String>,
     /// When it was created, in seconds since 1970.
@@ -116,8 +118,25 @@ impl Docker {
         Ok(newest.map(|layer| layer.created_by).unwrap_or_default())
     }
 
-    /// Removes an image without a name that is not in use. Returns false if a container, another image or a
-    /// second name needs it.
+    /// Gives an image one more name, which another image loses if it has it.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn tag_image(&self, image: &str, name: &str) -> Result<(), Error> {
+        let operation = "naming an image";
+        let (repository, tag) = name.split_once(':').unwrap_or((name, "latest"));
+        let options = TagImageOptions {
+            repo: Some(repository.to_owned()),
+            tag: Some(tag.to_owned()),
+        };
+        let tagged = self.call(operation, async |docker| {
+            docker.tag_image(image, Some(options)).await
+        });
+        tagged.await?.map_err(|e| self.failed(operation, e))
+    }
+
+    /// Removes an image, or one of its names while it has others. Returns false if a container, another image or,
+    /// where `image` is an id, a second name needs it.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -204,9 +223,9 @@ impl Docker {
 }
 
 fn found_image(summary: ImageSummary) -> FoundImage {
-    let mut names = summary.repo_tags.iter();
+    let is_name = |name: &String| !name.starts_with("<none>");
     FoundImage {
-        is_tagged: names.any(|name| !name.starts_with("<none>")),
+        names: summary.repo_tags.into_iter().filter(is_name).collect(),
         id: summary.id,
         parent: Some(summary.parent_id).filter(|parent| !parent.is_empty()),
         labels: summary.labels.into_iter().collect(),

@@ -42,5 +42,5 @@ pub use self::{
     output::{Output, Stream},
     processes::ProcessWatch,
     steps::{Layer, Progress},
-    tag::tag_for,
+    tag::{tag_for, tag_of_version, version_of},
 };

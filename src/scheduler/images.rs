@@ -27,7 +27,7 @@ const OUTPUT_PIECES: usize = 64;
 /// The label of every image and container made by mistry.
 pub(super) const INSTANCE: &str = "mistry.instance";
 pub(super) const CONTEXT: &str = "mistry.context";
-const UID: &str = "mistry.uid";
+pub(super) const UID: &str = "mistry.uid";
 
 /// The state of all images of this daemon.
 #[derive(Debug)]
@@ -149,9 +149,10 @@ impl Images {
         output: mpsc::Sender<Bytes>,
     ) -> Result<Arc<ImageRecord>, docker::Error> {
         let fresh = cache == ImageCache::Ignore;
+        let labels = self.labels(wanted);
         let spec = ImageSpec {
-            tag: docker::tag_for(wanted.project().as_str()),
-            labels: self.labels(wanted),
+            tag: own_name(wanted.project(), &labels),
+            labels,
             build_args: BTreeMap::from([("uid".to_owned(), wanted.uid.clone())]),
             network: wanted.network.clone(),
             fresh,
@@ -175,6 +176,9 @@ impl Images {
             self.note(wanted.project(), began, progress, output)
         );
         let image = built.as_ref().ok().cloned();
+        if let Some(image) = &image {
+            self.name_as_latest(wanted.project(), image).await;
+        }
         let record = self.end_build(wanted, began, layers, image).await;
         drop(building);
         let unused = Unused::Layers(wanted.project().clone());
@@ -285,12 +289,24 @@ impl Images {
         }
     }
 
+    /// Gives an image the name for people too; it does not matter to mistry.
+    async fn name_as_latest(&self, project: &ProjectName, image: &str) {
+        let name = docker::tag_for(project.as_str());
+        if let Err(error) = self.docker.tag_image(image, &name).await {
+            tracing::warn!(
+                mistry_project = %project,
+                error = &error as &dyn std::error::Error,
+                "could not give the image the name '{name}', ignoring"
+            );
+        }
+    }
+
     fn labels(&self, wanted: &Wanted) -> BTreeMap<String, String> {
-        BTreeMap::from([
-            (INSTANCE.to_owned(), self.store.instance().to_owned()),
-            (CONTEXT.to_owned(), wanted.context.digest().to_string()),
-            (UID.to_owned(), wanted.uid.clone()),
-        ])
+        labels(
+            self.store.instance(),
+            &wanted.context.digest().to_string(),
+            &wanted.uid,
+        )
     }
 
     fn cell(&self, context: Digest) -> Arc<OnceCell<Arc<ImageRecord>>> {
@@ -304,6 +320,22 @@ impl Images {
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<OnceCell<Arc<ImageRecord>>>>> {
         self.known.lock()
     }
+}
+
+/// The labels of an image.
+pub(super) fn labels(instance: &str, context: &str, uid: &str) -> BTreeMap<String, String> {
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    BTreeMap::from([
+        label(INSTANCE, instance),
+        label(CONTEXT, context),
+        label(UID, uid),
+    ])
+}
+
+/// The name that an image of a project with these labels has for itself.
+pub(super) fn own_name(project: &ProjectName, labels: &BTreeMap<String, String>) -> String {
+    let context = labels.get(CONTEXT).map_or("", String::as_str);
+    docker::tag_of_version(project.as_str(), &docker::version_of(context, labels))
 }
 
 /// What the Dockerfile needs. If it cannot be read, the build itself fails.

@@ -2,15 +2,16 @@
 //!
 //! The classic builder leaves stages, the layers of failed builds and now and then a container, without a
 //! label. So what an image build makes is recorded while it runs, and only recorded items are removed.
-//! Nothing is removed that has a name, a child or a container, or that existed before the image build that is
-//! recorded as its origin.
+//! Nothing is removed that has a name that mistry did not give, a child or a container, or that existed before the
+//! image build that is recorded as its origin. The names that mistry gives keep an image only while it is the
+//! latest of its project.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio::sync::RwLockWriteGuard;
 
 use super::blocking::blocking;
-use super::images::{CONTEXT, INSTANCE, Images, Unused};
+use super::images::{CONTEXT, INSTANCE, Images, UID, Unused, labels, own_name};
 use super::sweep::JOB;
 use crate::build::{ImageRecords, is_prefix};
 use crate::docker::{self, FoundImage, Pruned};
@@ -49,13 +50,12 @@ impl Images {
                     candidates.extend(forest.unnamed(&layer.id, layer.made.as_second()));
                 }
             }
-            if !matches!(which, Unused::Layers(_)) {
-                let images = known.images.iter();
-                candidates.extend(images.filter_map(|image| forest.unnamed(&image.id, i64::MIN)));
-            }
         }
         if !matches!(which, Unused::Layers(_)) {
-            self.remove_unknown(&mut forest, &candidates, &mut pruned)
+            for (project, known) in &records {
+                candidates.extend(self.superseded(project, known, &forest));
+            }
+            self.remove_unknown(&mut forest, &records, &mut pruned)
                 .await?;
         }
         self.remove_leaves(&mut forest, candidates, &mut pruned)
@@ -127,35 +127,97 @@ impl Images {
         }
     }
 
-    /// Removes images without a name that mistry made but has no record of: those of earlier versions, or
-    /// with a lost record. Setting mistry's label was the last step in making them, unlike commits and
-    /// children, which inherit it.
+    /// The images of a project that have no name, or that only have names of mistry and are not the latest.
+    fn superseded(
+        &self,
+        project: &ProjectName,
+        known: &ImageRecords,
+        forest: &Forest,
+    ) -> Vec<String> {
+        let Some((latest, older)) = known.images.split_last() else {
+            return Vec::new();
+        };
+        let instance = self.store.instance();
+        let names = known.images.iter().map(|image| {
+            let labels = labels(instance, &image.context, &image.uid);
+            own_name(project, &labels)
+        });
+        // Earlier versions gave only the name for people.
+        let for_people = docker::tag_for(project.as_str());
+        let for_people = match for_people.contains(':') {
+            true => for_people,
+            false => format!("{for_people}:latest"),
+        };
+        let names: HashSet<String> = names.chain([for_people]).collect();
+        let is_named = |id: &str| {
+            let found = forest.images.get(id);
+            found.is_some_and(|image| !image.names.is_empty())
+        };
+        let has_own_names = |id: &str| {
+            let found = forest.images.get(id);
+            found.is_some_and(|image| image.names.iter().all(|name| names.contains(name)))
+        };
+        let older = older.iter().filter(|image| has_own_names(&image.id));
+        let latest = Some(latest).filter(|image| !is_named(&image.id));
+        older.chain(latest).map(|image| image.id.clone()).collect()
+    }
+
+    /// Removes images that mistry made but has no record of: those of earlier versions, those of a daemon that was
+    /// killed, or those with a lost record. They have no name but the one that follows from their labels; without a
+    /// name, setting mistry's label was the last step in making them. Commits and children inherit only the labels.
     async fn remove_unknown(
         &self,
         forest: &mut Forest,
-        known: &HashSet<String>,
+        records: &BTreeMap<ProjectName, ImageRecords>,
         pruned: &mut Pruned,
     ) -> Result<(), docker::Error> {
         let instance = self.store.instance();
-        let labelled: Vec<String> = forest
+        let known = records.values().flat_map(|known| &known.images);
+        let known: HashSet<&str> = known.map(|image| image.id.as_str()).collect();
+        let unknown: Vec<FoundImage> = forest
             .images
             .values()
             .filter(|image| {
                 let is_labelled = image.labels.get(INSTANCE).is_some_and(|i| i == instance)
                     && image.labels.contains_key(CONTEXT);
-                is_labelled && forest.is_free(image) && !known.contains(&image.id)
+                is_labelled && forest.is_childless(image) && !known.contains(image.id.as_str())
             })
-            .map(|image| image.id.clone())
+            .cloned()
             .collect();
-        for id in labelled {
-            let made_by = self.docker.newest_instruction(&id).await?;
-            let is_ours = made_by.contains("#(nop)") && made_by.contains("LABEL mistry.");
+        for image in unknown {
+            let is_ours = match image.names.is_empty() {
+                true => {
+                    let made_by = self.docker.newest_instruction(&image.id).await?;
+                    made_by.contains("#(nop)") && made_by.contains("LABEL mistry.")
+                }
+                false => has_own_name(&image),
+            };
+            if !is_ours {
+                continue;
+            }
+            let Some(reference) = self.last_reference(&image).await? else {
+                continue;
+            };
             // Its layers are not recorded either.
-            if is_ours && self.docker.remove_image_and_layers(&id).await? {
-                forest.remove(&id, pruned);
+            if self.docker.remove_image_and_layers(&reference).await? {
+                forest.remove(&image.id, pruned);
             }
         }
         Ok(())
+    }
+
+    /// Removes the names of an image except one, and returns it, or the id of an image without a name. `None` if a
+    /// name cannot be removed.
+    async fn last_reference(&self, image: &FoundImage) -> Result<Option<String>, docker::Error> {
+        let Some((last, others)) = image.names.split_last() else {
+            return Ok(Some(image.id.clone()));
+        };
+        for name in others {
+            if !self.docker.remove_image(name).await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(last.clone()))
     }
 
     /// Removes images without children, and then those that this leaves without children.
@@ -166,28 +228,38 @@ impl Images {
         pruned: &mut Pruned,
     ) -> Result<(), docker::Error> {
         loop {
-            let leaves: Vec<String> = candidates
+            let leaves: Vec<FoundImage> = candidates
                 .iter()
-                .filter(|id| {
-                    forest
-                        .images
-                        .get(*id)
-                        .is_some_and(|image| forest.is_free(image))
-                })
+                .filter_map(|id| forest.images.get(id))
+                .filter(|image| forest.is_childless(image))
                 .cloned()
                 .collect();
             if leaves.is_empty() {
                 return Ok(());
             }
-            for id in leaves {
-                candidates.remove(&id);
+            for image in leaves {
+                candidates.remove(&image.id);
                 // A container may use it.
-                if self.docker.remove_image(&id).await? {
-                    forest.remove(&id, pruned);
+                let reference = self.last_reference(&image).await?;
+                if let Some(reference) = reference
+                    && self.docker.remove_image(&reference).await?
+                {
+                    forest.remove(&image.id, pruned);
                 }
             }
         }
     }
+}
+
+/// True when each name of an image is the one that mistry gives to images with its labels.
+fn has_own_name(image: &FoundImage) -> bool {
+    let value = |key: &str| image.labels.get(key).map_or("", String::as_str);
+    let labels = labels(value(INSTANCE), value(CONTEXT), value(UID));
+    let version = docker::version_of(value(CONTEXT), &labels);
+    image.names.iter().all(|name| {
+        let (repository, tag) = name.split_once(':').unwrap_or((name, ""));
+        repository.starts_with("mistry-") && tag == version
+    })
 }
 
 /// The images on the host, and the number of children of each.
@@ -217,16 +289,13 @@ impl Forest {
             .values()
             .filter(|image| image.id == id || is_prefix(id, &image.id));
         let (first, second) = (found.next()?, found.next());
-        let is_ours = second.is_none() && !first.is_tagged && first.created >= made;
+        let is_ours = second.is_none() && first.names.is_empty() && first.created >= made;
         is_ours.then(|| first.id.clone())
     }
 
-    fn is_free(&self, image: &FoundImage) -> bool {
-        !image.is_tagged
-            && self
-                .children
-                .get(&image.id)
-                .is_none_or(|children| *children == 0)
+    fn is_childless(&self, image: &FoundImage) -> bool {
+        let children = self.children.get(&image.id);
+        children.is_none_or(|children| *children == 0)
     }
 
     /// Records that an image was removed.
@@ -250,11 +319,11 @@ impl Forest {
 mod tests {
     use super::*;
 
-    fn image(id: &str, parent: Option<&str>, is_tagged: bool) -> FoundImage {
+    fn image(id: &str, parent: Option<&str>, name: Option<&str>) -> FoundImage {
         FoundImage {
             id: format!("sha256:{}", id.repeat(64)),
             parent: parent.map(|parent| format!("sha256:{}", parent.repeat(64))),
-            is_tagged,
+            names: name.map(str::to_owned).into_iter().collect(),
             labels: BTreeMap::new(),
             created: 100,
             size: 10,
@@ -264,9 +333,9 @@ mod tests {
     #[test]
     fn only_recent_images_without_name_and_child_are_removed() {
         let all = vec![
-            image("a", None, false),
-            image("b", Some("a"), false),
-            image("c", Some("a"), true),
+            image("a", None, None),
+            image("b", Some("a"), None),
+            image("c", Some("a"), Some("c:1")),
         ];
         let mut forest = Forest::new(all.clone());
         let found = |forest: &Forest, id: &str, made| forest.unnamed(&id.repeat(12), made);
@@ -275,13 +344,13 @@ mod tests {
         assert_eq!(found(&forest, "c", 0), None, "it has a name");
         assert_eq!(found(&forest, "d", 0), None);
         assert_eq!(forest.unnamed("a", 0), None, "too short to be an id");
-        assert!(!forest.is_free(&all[0]));
-        assert!(forest.is_free(&all[1]));
+        assert!(!forest.is_childless(&all[0]));
+        assert!(forest.is_childless(&all[1]));
         let mut pruned = Pruned::default();
         forest.remove(&all[1].id, &mut pruned);
-        assert!(!forest.is_free(&all[0]), "the other child is there");
+        assert!(!forest.is_childless(&all[0]), "the other child is there");
         forest.remove(&all[2].id, &mut pruned);
-        assert!(forest.is_free(&all[0]));
+        assert!(forest.is_childless(&all[0]));
         assert_eq!(pruned.count, 2);
     }
 }

@@ -225,7 +225,7 @@ async fn a_fresh_build_pulls_and_falls_back_to_the_base_on_this_host() {
     let images = bench.docker.images().await.unwrap();
     let [without] = &images
         .iter()
-        .filter(|image| !image.is_tagged)
+        .filter(|image| image.names.is_empty())
         .collect::<Vec<_>>()[..]
     else {
         panic!("{images:?}")

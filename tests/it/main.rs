@@ -38,6 +38,7 @@ mod handed_out;
 mod http_contract;
 mod http_semantics;
 mod idle_exit;
+mod images;
 mod job_answers;
 mod journal;
 mod log_times;

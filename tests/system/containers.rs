@@ -97,13 +97,10 @@ fn a_container_is_named_labelled_and_bound_as_promised() {
     assert_eq!(labels["mistry.instance"], instance);
     assert_eq!(labels["mistry.context"].len(), 64);
     assert_eq!(labels["mistry.uid"], "0");
-    assert!(
-        image
-            .repo_tags
-            .unwrap()
-            .iter()
-            .any(|tag| tag == "mistry-slow:latest")
-    );
+    // Other daemons on this Engine may have the name for people, and none has this one.
+    let own = format!("mistry-slow:{}-", &labels["mistry.context"][..12]);
+    let names = image.repo_tags.unwrap();
+    assert!(names.iter().any(|name| name.starts_with(&own)), "{names:?}");
 }
 
 #[test]

@@ -258,7 +258,7 @@ async fn a_fresh_build_falls_back_to_the_base_on_this_host() {
         let (key, value) = engine.labels().into_iter().next().unwrap();
         let images = engine.docker.images().await.unwrap();
         let dangling = images.iter().filter(|image| {
-            !image.is_tagged && image.labels.get(&key) == Some(&value) && image.id == first
+            image.names.is_empty() && image.labels.get(&key) == Some(&value) && image.id == first
         });
         for image in dangling {
             assert!(

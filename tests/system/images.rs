@@ -101,6 +101,38 @@ fn neither_rebuilds_nor_builds_that_fail_pile_anything_up() {
 }
 
 #[test]
+fn an_image_goes_when_a_newer_one_has_taken_its_place_and_no_container_needs_it() {
+    let daemon = Setup::on(Place::Ext4).script("edited", "true").start();
+    let edit = |version: u32| {
+        let file = daemon.project("edited").join("version");
+        fs::write(file, version.to_string()).unwrap();
+        rewrite(&daemon, "edited", |text| {
+            format!("{text}LABEL version={version}\n")
+        });
+        let job = json!({"project": "edited", "params": {"n": version.to_string()}});
+        daemon.succeed(job)["Image"].as_str().unwrap().to_owned()
+    };
+    let ids = [edit(1), edit(2), edit(3)];
+    // By name, as the Engine shows them.
+    let left = || -> Vec<String> {
+        let all = Engine::new().images(&daemon.mark());
+        let is_there = |id: &&String| all.iter().any(|image| image.id == **id);
+        ids.iter().filter(is_there).cloned().collect()
+    };
+    assert_eq!(left(), ids, "each has its own name");
+    let needed = docker(&["create", "--label", &daemon.mark(), &ids[0], "/x"]);
+    let collect = || {
+        let answer = daemon.post("/gc", &json!({"max_age": "1000d"}));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    collect();
+    assert_eq!(left(), [ids[0].clone(), ids[2].clone()]);
+    docker(&["rm", &needed]);
+    collect();
+    assert_eq!(left(), [ids[2].clone()]);
+}
+
+#[test]
 fn a_container_that_a_killed_image_build_left_is_removed() {
     let mut daemon = Setup::on(Place::Ext4).script("left", "true").start();
     daemon.succeed(json!({"project": "left"}));

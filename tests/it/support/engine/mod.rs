@@ -2,7 +2,7 @@
 //! speaks to the real one. Its images are directories, its containers processes of the host.
 //!
 //! What it was asked for is recorded; any kind of call can be counted, held back and made to fail. The
-//! kinds: `ping version info events images build create start logs wait inspect kill stop remove list history
+//! kinds: `ping version info events images build tag create start logs wait inspect kill stop remove list history
 //! inspect-image remove-image archive`. A dropped engine takes its processes with it.
 //!
 //! It proves nothing about Docker; what matters about the real one is tested in `tests/system`.

@@ -74,6 +74,7 @@ fn call_name<'a>(method: &Method, parts: &[&'a str]) -> Option<&'a str> {
         ["events"] if get => "events",
         ["images", "json"] if get => "images",
         ["images", .., "history"] if get => "history",
+        ["images", .., "tag"] if post => "tag",
         ["images", ..] if method == Method::DELETE => "remove-image",
         ["images", .., "json"] if get => "inspect-image",
         ["build"] if post => "build",
@@ -126,6 +127,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
         )),
         "images" => Ok(respond(200, &images(&shared, &query))),
         "history" => describe_image(&shared, &parts, Image::history),
+        "tag" => tag_image(&shared, &parts[1..parts.len() - 1].join("/"), &query),
         "remove-image" => remove_image(&shared, &parts[1..].join("/")),
         "inspect-image" => describe_image(
             &shared,
@@ -240,11 +242,44 @@ fn remove_image(shared: &Shared, name: &str) -> Answer {
     let is_used = containers
         .values()
         .any(|container| container.spec["Image"] == id.as_str());
+    if images[at].id != name && images[at].tags.len() > 1 {
+        images[at].tags.retain(|tag| tag != &with_tag(name));
+        return Ok(respond(200, &json!([{ "Untagged": name }])));
+    }
     if is_used || images[at].tags.len() > 1 {
         return Err((409, format!("conflict: unable to delete {id}")));
     }
     images.remove(at);
     Ok(respond(200, &json!([{ "Deleted": id }])))
+}
+
+fn tag_image(shared: &Shared, image: &str, query: &Query) -> Answer {
+    let part = |key: &str| query.get(key).map_or("", String::as_str);
+    let mut images = shared.images.lock().unwrap();
+    let Some(at) = images.iter().position(|known| known.is(image)) else {
+        return Err(no_such_image(image));
+    };
+    move_tag(
+        &mut images,
+        at,
+        &format!("{}:{}", part("repo"), part("tag")),
+    );
+    Ok(text(""))
+}
+
+fn with_tag(name: &str) -> String {
+    match name.contains(':') {
+        true => name.to_owned(),
+        false => format!("{name}:latest"),
+    }
+}
+
+/// Another image loses the tag.
+fn move_tag(images: &mut [Image], to: usize, tag: &str) {
+    images.iter_mut().for_each(|image| {
+        image.tags.remove(tag);
+    });
+    images[to].tags.insert(tag.to_owned());
 }
 
 async fn build(shared: Arc<Shared>, query: Query, mut body: Incoming) -> Answer {
@@ -328,26 +363,19 @@ fn store(
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let id = format!("sha256:{digits}");
-    let tag = match seen.tag.contains(':') {
-        true => seen.tag.clone(),
-        false => format!("{}:latest", seen.tag),
-    };
     let mut images = shared.images.lock().unwrap();
-    images.iter_mut().for_each(|image| {
-        image.tags.remove(&tag);
-    });
-    match images.iter_mut().find(|image| image.id == id) {
-        Some(image) => {
-            image.tags.insert(tag);
-        }
-        None => images.push(Image {
+    let known = images.iter().position(|image| image.id == id);
+    let at = known.unwrap_or_else(|| {
+        images.push(Image {
             id: id.clone(),
-            tags: [tag].into(),
+            tags: [].into(),
             labels: seen.labels.clone(),
             created: 1_700_000_000 + number as i64,
             root,
-        }),
-    }
+        });
+        images.len() - 1
+    });
+    move_tag(&mut images, at, &with_tag(&seen.tag));
     id
 }
 
