@@ -1,7 +1,10 @@
 # `make` without a target lists all targets, with the text after `##`.
 # CARGO_TARGET_DIR is honoured, by cargo itself and by what is started from its output.
 
-CARGO ?= cargo
+# Another cargo than the one that tests/environment/toolchain finds or installs: `make CARGO=… test`.
+CARGO ?=
+cargo := $(or $(CARGO),cargo)
+rust := $(if $(CARGO),,PATH="$$(tests/environment/toolchain)" && export PATH &&)
 # The directory of `make environment`; `make test` and `make bench` use what is up there.
 environment := $(or $(MISTRY_TEST_ENVIRONMENT),$(or $(TMPDIR),/tmp)/mistry-environment-$(shell id -u))
 
@@ -21,26 +24,26 @@ demo: ## build an example project on this host: new, cached, incremental
 	@CARGO="$(CARGO)" examples/demo
 
 check: ## format, lints and the fast tests: no root, no Docker, under a minute after a build
-	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) test --locked --lib --bins --test it -- --skip slow:: --test-threads 4
+	$(rust) $(cargo) fmt --check
+	$(rust) $(cargo) clippy --all-targets --locked -- -D warnings
+	$(rust) $(cargo) test --locked --lib --bins --test it -- --skip slow:: --test-threads 4
 
 test: ## all tests, including the system tests (Docker, Btrfs, sshd, rsync): needs root or sudo
-	$(with) $(CARGO) test --locked
+	$(with) $(cargo) test --locked
 	@echo 'checking that the fuzz targets compile' >&2
-	RUSTFLAGS='--cfg fuzzing' $(CARGO) check --quiet --locked --manifest-path fuzz/Cargo.toml \
+	$(rust) RUSTFLAGS='--cfg fuzzing' $(cargo) check --quiet --locked --manifest-path fuzz/Cargo.toml \
 		--no-default-features --target-dir "$${CARGO_TARGET_DIR:-target}/fuzz/check"
 
 soak: ## all tests, with many more repetitions; then the fuzz targets and the HTTP contract
-	MISTRY_SOAK=1 $(with) $(CARGO) test --locked -- --include-ignored
-	CARGO="$(CARGO)" fuzz/run
+	MISTRY_SOAK=1 $(with) $(cargo) test --locked -- --include-ignored
+	$(rust) CARGO="$(CARGO)" fuzz/run
 	CARGO="$(CARGO)" $(with) fuzz/contract
 
 bench: ## measure, and compare each figure with a reference
-	$(with) $(CARGO) bench --locked
+	$(with) $(cargo) bench --locked
 
 screenshots: ## take pictures of all pages into target/screenshots, and from there those in docs/: needs a Docker Engine and a browser
-	MISTRY_SCREENSHOTS="$(pictures)" $(with) --few $(CARGO) test --locked --test system browser::screenshots
+	MISTRY_SCREENSHOTS="$(pictures)" $(with) --few $(cargo) test --locked --test system browser::screenshots
 	cd "$(pictures)" && cp $(notdir $(wildcard docs/screenshots/*.png)) "$(CURDIR)/docs/screenshots/"
 
 deb: ## build the Debian packages mistryd and mistry into target/deb/

@@ -67,4 +67,5 @@ mod systemd;
 mod terminals;
 mod tidy;
 mod tokens;
+mod toolchain;
 mod two_daemons;
