@@ -30,8 +30,18 @@ pub(super) async fn refresh(client: &Client, project: &ProjectName, progress: &B
         && let Some(id) = progress.accepted.get()
         && let Some((place, all)) = place_in_queue(client, project, id).await
     {
-        progress.set_place(place, all);
+        let addition = match is_paused(client).await {
+            true => ", which is paused until 'mistry resume'",
+            false => "",
+        };
+        progress.set_place(place, all, addition);
     }
+}
+
+/// Whether the queue is paused, so that no build starts.
+async fn is_paused(client: &Client) -> bool {
+    let status = client.status().await;
+    status.is_ok_and(|status| status.get("Paused") == Some(&serde_json::Value::Bool(true)))
 }
 
 /// The place of a job among those that wait for a slot, and their number.

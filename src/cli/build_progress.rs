@@ -97,9 +97,9 @@ impl BuildProgress {
         self.phase.get() == WAITING_FOR_SLOT
     }
 
-    /// Sets the place of a job that waits: `place` of `all`, from 1.
-    pub(super) fn set_place(&self, place: usize, all: usize) {
-        *self.place.borrow_mut() = format!("{} of {all} in the queue", ordinal(place));
+    /// Sets the place of a job that waits: `place` of `all`, from 1. `addition` says more about the queue.
+    pub(super) fn set_place(&self, place: usize, all: usize, addition: &str) {
+        *self.place.borrow_mut() = format!("{} of {all} in the queue{addition}", ordinal(place));
         self.draw();
     }
 
@@ -218,7 +218,7 @@ mod tests {
         let lines = RefCell::new(Vec::new());
         let refresh = async || {
             if progress.is_waiting_for_slot() {
-                progress.set_place(3, 5);
+                progress.set_place(3, 5, "");
             }
         };
         let print = |line: &str| lines.borrow_mut().push(line.to_owned());

@@ -72,3 +72,18 @@ async fn a_client_whose_job_waits_learns_its_place() {
     daemon.home.engine.release("start");
     succeeds(child).await;
 }
+
+#[tokio::test]
+async fn a_client_whose_job_waits_in_a_paused_queue_learns_that() {
+    let daemon = busy(2).await;
+    let answer = daemon.post("/queue/pause", &json!({})).await;
+    answer.expect(204);
+    let (child, line) = third(&daemon).await;
+    assert_eq!(
+        line,
+        "Waiting for a slot (2nd of 2 in the queue, which is paused until 'mistry resume')\n"
+    );
+    daemon.home.engine.release("start");
+    daemon.post("/queue/resume", &json!({})).await.expect(204);
+    succeeds(child).await;
+}
