@@ -7,15 +7,17 @@ use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, TryStreamExt};
-use http_body_util::{BodyExt, StreamBody};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http_body_util::{BodyDataStream, BodyExt, Collected, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dockerfile::Patch;
@@ -139,42 +141,36 @@ impl Docker {
         let answer = sender.send_request(request).await;
         let answer = answer.map_err(|error| lost(error.into()))?;
         let status = answer.status();
-        let mut body = answer.into_body();
+        let body = answer.into_body();
         if !status.is_success() {
             return Err(self.refused(body).await);
         }
+        let data = BodyDataStream::new(body).map_err(io::Error::other);
+        let lines = LinesCodec::new_with_max_length(MAX_LINE);
+        let mut lines = FramedRead::new(StreamReader::new(data), lines);
         let mut trace = Trace::default();
         let mut image = None;
-        let mut rest = BytesMut::new();
-        while let Some(data) = next_data(&mut body)
-            .await
-            .map_err(|error| lost(error.into()))?
-        {
-            rest.extend_from_slice(&data);
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let line = rest.split_to(end + 1);
-                let text = read_line(&line, &mut trace, &mut image)?;
-                if !text.is_empty() {
-                    // A build continues without a receiver of its output.
-                    let _ = output.send(Progress::Text(text.into())).await;
-                }
-            }
-            if rest.len() > MAX_LINE {
-                return Err(unreadable("a line of more than 16 MiB"));
+        while let Some(line) = lines.next().await {
+            let line = line.map_err(|error| match error {
+                LinesCodecError::MaxLineLengthExceeded => unreadable("a line of more than 16 MiB"),
+                LinesCodecError::Io(error) => match error.kind() {
+                    io::ErrorKind::InvalidData => unreadable(error),
+                    _ => lost(error.into()),
+                },
+            })?;
+            let text = read_line(line.as_bytes(), &mut trace, &mut image)?;
+            if !text.is_empty() {
+                // A build continues without a receiver of its output.
+                let _ = output.send(Progress::Text(text.into())).await;
             }
         }
         image.ok_or_else(no_image)
     }
 
     /// The error of an answer with an error status.
-    async fn refused(&self, mut body: Incoming) -> Error {
-        let mut text = Vec::new();
-        while let Ok(Some(data)) = next_data(&mut body).await {
-            text.extend_from_slice(&data);
-            if text.len() > MAX_ERROR {
-                break;
-            }
-        }
+    async fn refused(&self, body: Incoming) -> Error {
+        let text = Limited::new(body, MAX_ERROR).collect().await;
+        let text = text.map_or_else(|_| Bytes::new(), Collected::to_bytes);
         match serde_json::from_slice::<Refusal>(&text) {
             Ok(refusal) => Error::Build(refusal.message),
             Err(_) => unreadable("an error without a message"),
@@ -196,9 +192,18 @@ impl Docker {
         if is_there && !spec.fresh {
             return Ok(false);
         }
-        send_note(output, format!("mistry: pulling '{image}' (# syntax=)\n")).await;
-        let Err(why) = self.pull(image).await else {
-            return Ok(false);
+        let may_wait = frontend.is_built_in() && !spec.fresh;
+        let known = self.failed_pulls().why(image).filter(|_| may_wait);
+        let why = match known {
+            Some(why) => why,
+            None => {
+                send_note(output, format!("mistry: pulling '{image}' (# syntax=)\n")).await;
+                let Err(why) = self.pull(image).await else {
+                    return Ok(false);
+                };
+                self.failed_pulls().add(image, &why);
+                why
+            }
         };
         let why = why.trim_end();
         if !is_there && !frontend.is_built_in() {
@@ -306,15 +311,6 @@ fn query(spec: &ImageSpec, network: &str) -> String {
         query.append_pair("nocache", "true");
     }
     query.finish()
-}
-
-async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, hyper::Error> {
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            return Ok(Some(data));
-        }
-    }
-    Ok(None)
 }
 
 /// Reads one line of the answer, and returns the text that it adds to the log.

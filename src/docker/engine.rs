@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::counter::Counter;
 use super::error::{Cause, Error};
+use super::failed_pulls::FailedPulls;
 
 /// The Engine's default socket.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -42,6 +43,7 @@ struct Shared {
     negotiated: Mutex<Option<Agreed>>,
     /// Containers whose output is counted, until they are removed; see [`super::line_ends`].
     counters: Mutex<HashMap<String, Counter>>,
+    failed_pulls: Mutex<FailedPulls>,
 }
 
 /// The version agreed on with an Engine, and the Engine's properties.
@@ -72,6 +74,7 @@ impl Docker {
             socket: path,
             negotiated: Mutex::new(None),
             counters: Mutex::default(),
+            failed_pulls: Mutex::default(),
         };
         Ok(Docker {
             shared: Arc::new(shared),
@@ -220,6 +223,10 @@ impl Docker {
 
     pub(super) fn counters(&self) -> MutexGuard<'_, HashMap<String, Counter>> {
         self.shared.counters.lock()
+    }
+
+    pub(super) fn failed_pulls(&self) -> MutexGuard<'_, FailedPulls> {
+        self.shared.failed_pulls.lock()
     }
 
     pub(super) fn unreachable(&self, operation: &str, source: Cause) -> Error {

@@ -16,6 +16,7 @@ mod dockerfile;
 mod engine;
 mod error;
 mod events;
+mod failed_pulls;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod image;

@@ -207,6 +207,20 @@ fn the_line_that_names_dockers_own_frontend_needs_no_registry() {
     let words = "'docker/dockerfile:1' could not be pulled";
     assert_eq!(log.contains(words), !is_there, "{log}");
     assert!(log.contains(" built\n"), "{log}");
+    // It is not asked for again at once, except by a rebuild.
+    let pulling = "pulling 'docker/dockerfile:1'";
+    instructions(
+        &daemon,
+        "# syntax=docker/dockerfile:1\n",
+        "RUN --mount=type=tmpfs,target=/t echo again\n",
+    );
+    let info = daemon.succeed(json!({"project": "p", "params": {"n": "2"}}));
+    let second = self::log(&daemon, &info);
+    assert_eq!(second.contains(words), !is_there, "{second}");
+    assert!(!second.contains(pulling), "{second}");
+    let info = daemon.succeed(json!({"project": "p", "rebuild": true}));
+    let rebuilt = self::log(&daemon, &info);
+    assert!(rebuilt.contains(pulling), "{rebuilt}");
 }
 
 #[test]
