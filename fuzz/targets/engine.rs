@@ -79,6 +79,8 @@ async fn ask(docker: &Docker, call: u8, is_buildkit: bool) {
                 tag: "mistry-p".to_owned(),
                 labels: Default::default(),
                 build_args: Default::default(),
+                optional_args: vec!["uid".to_owned()],
+                target: String::new(),
                 network: String::new(),
                 fresh: false,
                 builder: if is_buildkit {

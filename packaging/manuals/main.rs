@@ -81,6 +81,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     for (title, section) in [
         ("Installed from the packages", "Installed from the packages"),
         ("systemd", "systemd"),
+        ("Docker options", "Docker options"),
         ("Builders", "Builders"),
         ("Containers", "Containers"),
         ("Listening and TLS", "Listening, hosts, TLS"),
@@ -239,7 +240,12 @@ fn settings(operations: &Paper) -> Result<String> {
          refused with a sentence that names the key and what was expected. Durations are written as `500ms`, \
          `90s`, `15m`, `2h30m`, `7d`; sizes `512M`, `20G` (powers of 1024).",
     );
-    for title in ["Params of a project", "Secrets", "Builders"] {
+    for title in [
+        "Docker options",
+        "Params of a project",
+        "Secrets",
+        "Builders",
+    ] {
         page.section(title);
         page.blocks(operations.section(title)?);
     }

@@ -12,7 +12,10 @@ use rustix::io::Errno;
 use super::error::Error;
 use super::file::{ConfigFile, GcRules, Public};
 use crate::filesystem::Kind;
-use crate::project::{self, Builder, Capability, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits};
+use crate::project::{
+    self, Builder, Capability, ExtraHosts, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits, NameServers,
+    ShmSize, Ulimits,
+};
 
 /// The network of builds where the configuration names none: the host's own, as the first mistry had it.
 const DEFAULT_NETWORK: &str = "host";
@@ -65,6 +68,16 @@ pub struct Config {
     pub builder: Builder,
     /// Bounds of each build's container.
     pub limits: Limits,
+    /// The size of its `/dev/shm`, where the project does not say it; the same of the next three.
+    pub shm_size: Option<ShmSize>,
+    /// Resource limits of its processes.
+    pub ulimits: Option<Ulimits>,
+    /// Its name servers.
+    pub dns: Option<NameServers>,
+    /// Additional lines of its `/etc/hosts`.
+    pub extra_hosts: Option<ExtraHosts>,
+    /// Image builds and containers get the proxies of this process's environment.
+    pub host_proxies: bool,
     /// What projects may ask for in their `cap_add`.
     pub cap_add: BTreeSet<Capability>,
     /// What garbage collection may keep.
@@ -146,12 +159,6 @@ impl ConfigFile {
                 .parse()
                 .or_else(|error| invalid("filesystem", format!("{error}")))?,
         };
-        if let Some(host) = self.hosts.iter().find(|host| !is_host(host)) {
-            let expected = format!("expected host names without port, found '{host}'");
-            return invalid("hosts", expected);
-        }
-        let proxies = self.trusted_proxies.iter().map(|proxy| network(proxy));
-        let proxies: Result<_, String> = proxies.collect();
         Ok(Config {
             projects_path,
             build_path,
@@ -167,13 +174,18 @@ impl ConfigFile {
             network: self.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
             builder: self.builder.unwrap_or_default(),
             limits: limits(self.limits)?,
+            shm_size: self.shm_size,
+            ulimits: self.ulimits,
+            dns: self.dns,
+            extra_hosts: self.extra_hosts,
+            host_proxies: self.host_proxies,
             cap_add: self.cap_add,
             gc: self.gc,
             idle_exit: self.idle_exit,
             auth_tokens_file: tokens_file(self.auth_tokens_file, home)?,
             public: self.public.unwrap_or_default(),
-            hosts: self.hosts,
-            trusted_proxies: proxies.or_else(|expected| invalid("trusted_proxies", expected))?,
+            hosts: hosts(self.hosts)?,
+            trusted_proxies: trusted_proxies(&self.trusted_proxies)?,
             path,
         })
     }
@@ -291,6 +303,21 @@ fn tokens_file(given: Option<PathBuf>, home: &Path) -> Result<Option<PathBuf>, I
     Ok(file)
 }
 
+fn hosts(given: Vec<String>) -> Result<Vec<String>, InvalidKey> {
+    match given.iter().find(|host| !is_host(host)) {
+        None => Ok(given),
+        Some(host) => invalid(
+            "hosts",
+            format!("expected host names without port, found '{host}'"),
+        ),
+    }
+}
+
+fn trusted_proxies(given: &[String]) -> Result<Vec<IpNet>, InvalidKey> {
+    let proxies: Result<_, String> = given.iter().map(|proxy| network(proxy)).collect();
+    proxies.or_else(|expected| invalid("trusted_proxies", expected))
+}
+
 /// What a project's settings name with its key is here told beneath that key.
 fn without(key: &str, expected: &str) -> String {
     expected.strip_prefix(key).unwrap_or(expected).to_owned()
@@ -362,47 +389,57 @@ mod tests {
         assert!(wrong.contains("10.0.0.0/8, found '10.1.2.3/8'"), "{wrong}");
     }
 
+    /// A key and a value that it must not have.
+    const WRONG: &[(&str, &str)] = &[
+        ("projects_path", r#""nowhere""#),
+        ("projects_path", "7"),
+        ("build_path", r#""config.json""#),
+        ("build_path", r#""p""#),
+        ("mounts", r#"{"/nowhere/at/all":"/x"}"#),
+        ("mounts", r#"{"/":"relative"}"#),
+        ("mounts", "[]"),
+        ("job_concurrency", "-1"),
+        ("job_concurrency", "100000"),
+        ("job_backlog", r#""many""#),
+        ("filesystem", r#""zfs""#),
+        ("job_timeout", r#""soon""#),
+        ("job_timeout", r#""0s""#),
+        ("silence_timeout", "5"),
+        ("log_limit", "1"),
+        ("keep_attempts", "1001"),
+        ("keep_attempts", r#""many""#),
+        ("log_limit", r#""big""#),
+        ("engine_wait", "true"),
+        ("network", r#""""#),
+        ("builder", r#""buildx""#),
+        ("limits", r#"{"memory":"1K"}"#),
+        ("limits", r#"{"cpu":1}"#),
+        ("limits", r#"{"pids":0}"#),
+        ("shm_size", r#""4K-""#),
+        ("shm_size", "1"),
+        ("ulimits", r#"{"nofile":{"soft":2,"hard":1}}"#),
+        ("ulimits", r#"{"files":1}"#),
+        ("dns", r#"["localhost"]"#),
+        ("extra_hosts", r#"["db"]"#),
+        ("host_proxies", r#""yes""#),
+        ("cap_add", r#"["SYS_ADMIN"]"#),
+        ("cap_add", r#""MKNOD""#),
+        ("gc", r#"{"max_age":"old"}"#),
+        ("gc", r#"{"colour":1}"#),
+        ("idle_exit", r#""never""#),
+        ("auth_tokens_file", r#""nowhere""#),
+        ("public", r#""all""#),
+        ("hosts", r#"["a:1"]"#),
+        ("hosts", r#""a""#),
+        ("trusted_proxies", r#""::1""#),
+        ("trusted_proxies", r#"["proxy.example"]"#),
+        ("trusted_proxies", r#"["::1", "10.0.0.0/33"]"#),
+        ("trusted_proxies", r#"["10.1.2.3/8"]"#),
+    ];
+
     #[test]
     fn each_key_with_a_wrong_value_is_named() {
-        for (key, value) in [
-            ("projects_path", r#""nowhere""#),
-            ("projects_path", "7"),
-            ("build_path", r#""config.json""#),
-            ("build_path", r#""p""#),
-            ("mounts", r#"{"/nowhere/at/all":"/x"}"#),
-            ("mounts", r#"{"/":"relative"}"#),
-            ("mounts", "[]"),
-            ("job_concurrency", "-1"),
-            ("job_concurrency", "100000"),
-            ("job_backlog", r#""many""#),
-            ("filesystem", r#""zfs""#),
-            ("job_timeout", r#""soon""#),
-            ("job_timeout", r#""0s""#),
-            ("silence_timeout", "5"),
-            ("log_limit", "1"),
-            ("keep_attempts", "1001"),
-            ("keep_attempts", r#""many""#),
-            ("log_limit", r#""big""#),
-            ("engine_wait", "true"),
-            ("network", r#""""#),
-            ("builder", r#""buildx""#),
-            ("limits", r#"{"memory":"1K"}"#),
-            ("limits", r#"{"cpu":1}"#),
-            ("limits", r#"{"pids":0}"#),
-            ("cap_add", r#"["SYS_ADMIN"]"#),
-            ("cap_add", r#""MKNOD""#),
-            ("gc", r#"{"max_age":"old"}"#),
-            ("gc", r#"{"colour":1}"#),
-            ("idle_exit", r#""never""#),
-            ("auth_tokens_file", r#""nowhere""#),
-            ("public", r#""all""#),
-            ("hosts", r#"["a:1"]"#),
-            ("hosts", r#""a""#),
-            ("trusted_proxies", r#""::1""#),
-            ("trusted_proxies", r#"["proxy.example"]"#),
-            ("trusted_proxies", r#"["::1", "10.0.0.0/33"]"#),
-            ("trusted_proxies", r#"["10.1.2.3/8"]"#),
-        ] {
+        for &(key, value) in WRONG {
             let mut keys = vec![("projects_path", r#""p""#), ("build_path", r#""b""#)];
             keys.retain(|(name, _)| *name != key);
             keys.push((key, value));

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::project::{self, Builder, Capability, Limits};
+use crate::project::{
+    self, Builder, Capability, ExtraHosts, Limits, NameServers, ShmSize, Ulimits,
+};
 
 /// `config.json` as it may be written; see `docs/operations.md` for each key.
 #[derive(Debug, Deserialize)]
@@ -38,6 +40,16 @@ pub(super) struct ConfigFile {
     pub(super) builder: Option<Builder>,
     #[serde(default)]
     pub(super) limits: Option<Limits>,
+    #[serde(default)]
+    pub(super) shm_size: Option<ShmSize>,
+    #[serde(default)]
+    pub(super) ulimits: Option<Ulimits>,
+    #[serde(default)]
+    pub(super) dns: Option<NameServers>,
+    #[serde(default)]
+    pub(super) extra_hosts: Option<ExtraHosts>,
+    #[serde(default)]
+    pub(super) host_proxies: bool,
     #[serde(default)]
     pub(super) cap_add: BTreeSet<Capability>,
     #[serde(default)]

@@ -10,7 +10,7 @@ use crate::docker::{self, Docker};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::project::Projects;
-use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::scheduler::{HostProxies, Scheduler, SchedulerConfig};
 use crate::systemd;
 use crate::web::{self, Access, Proxies, Scope, Token, TokensFile};
 
@@ -46,6 +46,11 @@ pub(super) fn scheduler_config(config: &Config) -> SchedulerConfig {
         network: config.network.clone(),
         builder: config.builder,
         limits: config.limits.clone(),
+        shm_size: config.shm_size,
+        ulimits: config.ulimits.clone(),
+        dns: config.dns.clone(),
+        extra_hosts: config.extra_hosts.clone(),
+        proxies: host_proxies(config),
         cap_add: config.cap_add.clone(),
         log_limit: config.log_limit,
         job_timeout: config.job_timeout,
@@ -54,6 +59,26 @@ pub(super) fn scheduler_config(config: &Config) -> SchedulerConfig {
         engine_wait: config.engine_wait,
         gc: config.gc.as_ref().map(policy),
     }
+}
+
+/// The proxies of this process's environment, and the names of those that are too long.
+pub(super) fn proxies_of_environment() -> (HostProxies, Vec<String>) {
+    HostProxies::of(|name| std::env::var(name).ok())
+}
+
+/// The proxies of this process's environment, if the configuration passes them on.
+fn host_proxies(config: &Config) -> HostProxies {
+    if !config.host_proxies {
+        return HostProxies::default();
+    }
+    let (proxies, too_long) = proxies_of_environment();
+    if !too_long.is_empty() {
+        tracing::warn!(
+            "host_proxies: values of more than 2,000 bytes are not passed to builds: {}",
+            too_long.join(", ")
+        );
+    }
+    proxies
 }
 
 /// The rules of access of the configuration.

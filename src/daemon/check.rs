@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::assemble::policy;
+use super::assemble::{policy, proxies_of_environment};
 use super::error::Error;
 use super::output::{print_error, print_line};
 use crate::config::Config;
@@ -11,6 +11,9 @@ use crate::docker::{self, Docker};
 /// `gc` that removes nothing.
 pub(super) const NO_RULE: &str =
     "'gc' has no rule (max_age, max_bytes, min_free), so nothing is removed automatically";
+
+/// `host_proxies` that passes nothing on.
+const NO_PROXIES: &str = "'host_proxies' is true, but no proxy is set in this environment (http_proxy, https_proxy, ftp_proxy, no_proxy, all_proxy); that of the service is set with 'systemctl edit mistryd'";
 
 /// Modes that are no networks in Docker's list, or not by this name.
 const MODES: [&str; 1] = ["default"];
@@ -37,6 +40,9 @@ async fn warnings(config: &Config, docker: &Docker) -> Vec<String> {
         && !policy(gc).has_rule()
     {
         warnings.push(NO_RULE.to_owned());
+    }
+    if config.host_proxies && proxies_of_environment().0.is_empty() {
+        warnings.push(NO_PROXIES.to_owned());
     }
     match networks(docker).await {
         Ok(known) => warnings.extend(missing_network(&config.network, &known)),

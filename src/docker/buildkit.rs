@@ -304,6 +304,9 @@ fn query(spec: &ImageSpec, network: &str) -> String {
         .append_pair("labels", &json(&spec.labels))
         .append_pair("buildargs", &json(&spec.build_args))
         .append_pair("rm", "true");
+    if !spec.target.is_empty() {
+        query.append_pair("target", &spec.target);
+    }
     if !network.is_empty() {
         query.append_pair("networkmode", network);
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType};
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
+};
 
 use super::engine::{Traits, utf8};
 use super::error::Error;
@@ -34,6 +36,8 @@ pub struct ContainerSpec {
     pub network: String,
     /// Its limits.
     pub limits: Limits,
+    /// What else `docker run` may set.
+    pub options: RunOptions,
     /// Variables in addition to those of the image, as `NAME=value`.
     pub environment: Vec<String>,
     /// Bytes of output that the Engine must at least store for readers.
@@ -51,6 +55,32 @@ pub struct Limits {
     pub cpus: Option<f64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+}
+
+/// Options of `docker run`; the default is none of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RunOptions {
+    /// `--shm-size`, in bytes.
+    pub shm_size: Option<u64>,
+    /// `--init`.
+    pub init: bool,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// `--dns`.
+    pub dns: Vec<String>,
+    /// `--add-host`, as `name:address`.
+    pub extra_hosts: Vec<String>,
+}
+
+/// A limit of a container's processes; -1 is no limit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ulimit {
+    /// Its name, such as `nofile`.
+    pub name: String,
+    /// The limit.
+    pub soft: i64,
+    /// The highest value of the limit.
+    pub hard: i64,
 }
 
 impl ContainerSpec {
@@ -74,6 +104,11 @@ impl ContainerSpec {
             // The number is rounded to billionths of a CPU; the Engine refuses invalid ones.
             nano_cpus: self.limits.cpus.map(|cpus| (cpus * 1e9).round() as i64),
             pids_limit: self.limits.pids.map(signed),
+            shm_size: self.options.shm_size.map(signed),
+            init: self.options.init.then_some(true),
+            ulimits: some(self.options.ulimits.iter().map(ulimit).collect()),
+            dns: some(self.options.dns.clone()),
+            extra_hosts: some(self.options.extra_hosts.clone()),
             cgroup_parent: self.slice.clone().filter(|_| engine.has_slices),
             // The files of builds belong to users of the host, as does the host's network.
             userns_mode: engine.remaps_users.then(|| "host".to_owned()),
@@ -99,6 +134,19 @@ fn bind(host: &Path, inside: &str) -> Result<Mount, Error> {
         target: Some(inside.to_owned()),
         ..Mount::default()
     })
+}
+
+fn ulimit(limit: &Ulimit) -> ResourcesUlimits {
+    ResourcesUlimits {
+        name: Some(limit.name.clone()),
+        soft: Some(limit.soft),
+        hard: Some(limit.hard),
+    }
+}
+
+/// A list, unless it is empty.
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
 }
 
 /// Uses the `local` driver, because the others change or drop bytes, and one file without rotation, because a
@@ -144,6 +192,7 @@ mod tests {
             mounts: BTreeMap::from([(PathBuf::from("/cache"), "/c".to_owned())]),
             network: String::new(),
             limits: Limits::default(),
+            options: RunOptions::default(),
             environment: Vec::new(),
             log_bytes: 1 << 20,
             slice: None,
@@ -194,6 +243,34 @@ mod tests {
         assert_eq!(host.memory, Some(1 << 30));
         assert_eq!(host.nano_cpus, Some(1_500_000_000));
         assert_eq!(host.pids_limit, Some(100));
+    }
+
+    #[test]
+    fn options_of_docker_run_are_sent_only_if_they_are_set() {
+        let plain = host(&spec());
+        assert_eq!((plain.shm_size, plain.init), (None, None));
+        assert_eq!((plain.dns, plain.extra_hosts), (None, None));
+        assert_eq!(plain.ulimits, None);
+        let host = host(&ContainerSpec {
+            options: RunOptions {
+                shm_size: Some(64 << 20),
+                init: true,
+                ulimits: vec![Ulimit {
+                    name: "core".into(),
+                    soft: 0,
+                    hard: -1,
+                }],
+                dns: vec!["192.0.2.1".into()],
+                extra_hosts: vec!["a:192.0.2.2".into()],
+            },
+            ..spec()
+        });
+        assert_eq!((host.shm_size, host.init), (Some(64 << 20), Some(true)));
+        let limit = &host.ulimits.unwrap()[0];
+        assert_eq!(limit.name.as_deref(), Some("core"));
+        assert_eq!((limit.soft, limit.hard), (Some(0), Some(-1)));
+        assert_eq!(host.dns.unwrap(), ["192.0.2.1"]);
+        assert_eq!(host.extra_hosts.unwrap(), ["a:192.0.2.2"]);
     }
 
     #[test]

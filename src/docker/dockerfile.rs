@@ -87,11 +87,21 @@ pub struct Feature {
 impl Dockerfile {
     /// Reads a Dockerfile. A text that is none names nothing; the builder refuses it.
     pub fn parse(text: &[u8]) -> Dockerfile {
+        Dockerfile::parse_for(text, &BTreeMap::new(), "")
+    }
+
+    /// The same, for a build with these values of its `ARG`s, of this stage if it is not empty. Images that only
+    /// later stages name are left out.
+    pub fn parse_for(
+        text: &[u8],
+        build_args: &BTreeMap<String, String>,
+        target: &str,
+    ) -> Dockerfile {
         // Comments may have any bytes. Before the first other byte, places in the text are those in the file.
         let text = String::from_utf8_lossy(text);
         let instructions = instructions(&text);
         Dockerfile {
-            images: named_images(&instructions),
+            images: named_images(&instructions, build_args, target),
             frontend: frontend(directives(&text)),
             features: instructions.iter().flat_map(features).collect(),
         }
@@ -210,9 +220,15 @@ fn refers_to(word: &str, name: &str) -> bool {
     })
 }
 
-fn named_images(instructions: &[Instruction]) -> Vec<String> {
+fn named_images(
+    instructions: &[Instruction],
+    build_args: &BTreeMap<String, String>,
+    target: &str,
+) -> Vec<String> {
     let mut args = platform_args();
     let mut stages: Vec<String> = Vec::new();
+    let mut count = 0;
+    let mut is_target = false;
     let mut is_global = true;
     let mut images: Vec<String> = Vec::new();
     for instruction in instructions {
@@ -224,18 +240,20 @@ fn named_images(instructions: &[Instruction]) -> Vec<String> {
         let mut stage = None;
         let found: Vec<String> = match word.to_ascii_uppercase().as_str() {
             "ARG" if is_global => {
-                for (name, value) in rest.iter().filter_map(|word| word.split_once('=')) {
-                    let value = expanded(value.trim_matches(['"', '\'']), &args);
-                    args.insert(name.to_owned(), value.unwrap_or_default());
-                }
+                set_args(&mut args, rest, build_args);
                 Vec::new()
             }
+            // Stages after the one that is built are not needed.
+            "FROM" if is_target => break,
             "FROM" => {
                 is_global = false;
+                is_target = target == count.to_string();
+                count += 1;
                 let names = &rest[flags.count()..];
                 if let [_, word, name, ..] = names
                     && word.eq_ignore_ascii_case("as")
                 {
+                    is_target |= name.eq_ignore_ascii_case(target);
                     stage = Some(name.to_ascii_lowercase());
                 }
                 let name = names.first().and_then(|name| expanded(name, &args));
@@ -264,6 +282,26 @@ fn named_images(instructions: &[Instruction]) -> Vec<String> {
         stages.extend(stage);
     }
     images
+}
+
+/// Adds the values of an `ARG` before the first stage.
+fn set_args(
+    args: &mut BTreeMap<String, String>,
+    words: &[&str],
+    build_args: &BTreeMap<String, String>,
+) {
+    for word in words {
+        let (name, default) = match word.split_once('=') {
+            Some((name, default)) => (name, Some(default)),
+            None => (*word, None),
+        };
+        let default = default.map(|text| expanded(text.trim_matches(['"', '\'']), args));
+        let value = build_args.get(name).cloned();
+        // Without a value, one that BuildKit sets keeps it.
+        if let Some(value) = value.or(default.map(Option::unwrap_or_default)) {
+            args.insert(name.to_owned(), value);
+        }
+    }
 }
 
 /// The values that BuildKit gives to the platform's variables, for builds on this host.
@@ -322,6 +360,24 @@ mod tests {
 
     fn images(dockerfile: &str) -> Vec<String> {
         Dockerfile::parse(dockerfile.as_bytes()).images
+    }
+
+    #[test]
+    fn images_are_those_of_the_args_and_of_the_stages_up_to_the_target() {
+        let text = "ARG BASE=debian\nARG TAG\nFROM ${BASE}:${TAG:-1} AS one\nFROM two AS Two\n\
+            COPY --from=tools /a /a\nFROM three\nFROM four\n";
+        let images = |args: &[(&str, &str)], target: &str| {
+            let args = args.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            Dockerfile::parse_for(text.as_bytes(), &args.collect(), target).images
+        };
+        let all = ["debian:1", "two", "tools", "three", "four"];
+        assert_eq!(images(&[], ""), all);
+        assert_eq!(images(&[], "none-such"), all);
+        assert_eq!(images(&[], "two"), all[..3]);
+        assert_eq!(images(&[], "1"), all[..3]);
+        assert_eq!(images(&[], "2"), all[..4]);
+        let args = [("BASE", "r.example/x"), ("TAG", "7"), ("other", "y")];
+        assert_eq!(images(&args, "one"), ["r.example/x:7"]);
     }
 
     #[test]

@@ -342,6 +342,8 @@ mod tests {
             tag: String::new(),
             labels: Labels::new(),
             build_args: Labels::new(),
+            optional_args: Vec::new(),
+            target: String::new(),
             network: String::new(),
             fresh: true,
             builder: crate::docker::Builder::Auto,

@@ -36,7 +36,7 @@ pub fn steps(stream: &[u8]) -> Vec<Progress> {
         owned.collect()
     };
     let labels = pairs(&[("mistry.context", "c"), ("mistry.instance", "i")]);
-    let mut steps = Steps::new(&labels, &pairs(&[("uid", "0")]));
+    let mut steps = Steps::new(&labels, &["uid".to_owned()]);
     stream
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())

@@ -35,6 +35,10 @@ pub struct ImageSpec {
     pub labels: BTreeMap<String, String>,
     /// Values for the Dockerfile's `ARG`s.
     pub build_args: BTreeMap<String, String>,
+    /// Names of those that the Dockerfile need not declare.
+    pub optional_args: Vec<String>,
+    /// The stage that is built; empty for the last.
+    pub target: String,
     /// Network mode of the `RUN` steps; empty for the Engine's default.
     pub network: String,
     /// Pull the images that the Dockerfile names again, and use no cached step.
@@ -196,7 +200,7 @@ impl Docker {
         let broken = Broken::default();
         let body = bollard::body_try_stream(broken.clone().watch(context));
         let mut progress = pin!(client.build_image(options(spec, pull), None, Some(body)));
-        let mut steps = Steps::new(&spec.labels, &spec.build_args);
+        let mut steps = Steps::new(&spec.labels, &spec.optional_args);
         while let Some(item) = progress.next().await {
             let item = item.map_err(|error| Failure {
                 error: self.build_failed(error, &broken),
@@ -294,6 +298,7 @@ fn options(spec: &ImageSpec, pull: bool) -> BuildImageOptions {
         t: Some(spec.tag.clone()),
         labels: Some(owned(&spec.labels)),
         buildargs: Some(owned(&spec.build_args)),
+        target: spec.target.clone(),
         networkmode: (!spec.network.is_empty()).then(|| spec.network.clone()),
         nocache: spec.fresh,
         pull: pull.then(|| "true".to_owned()),

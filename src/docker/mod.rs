@@ -33,7 +33,7 @@ mod trace;
 
 pub use self::{
     container::{ContainerStatus, Exit, Found},
-    container_spec::{ContainerSpec, Limits},
+    container_spec::{ContainerSpec, Limits, RunOptions, Ulimit},
     dockerfile::{Dockerfile, Feature, Frontend, Patch},
     engine::{DEFAULT_SOCKET, Docker, PING_TIMEOUT},
     error::{Cause, Error},

@@ -68,11 +68,9 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// Parses a build that sets these labels and these values for `ARG`s.
-    pub(super) fn new(
-        labels: &BTreeMap<String, String>,
-        build_args: &BTreeMap<String, String>,
-    ) -> Steps {
+    /// Parses a build that sets these labels, and build args with these names that the Dockerfile need not
+    /// declare.
+    pub(super) fn new(labels: &BTreeMap<String, String>, optional_args: &[String]) -> Steps {
         let labels = labels.iter();
         Steps {
             image: None,
@@ -80,7 +78,7 @@ impl Steps {
             labels: labels
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect(),
-            args: build_args.keys().cloned().collect(),
+            args: optional_args.to_vec(),
             fetching: Fetching::default(),
             number: 0,
             instruction: String::new(),
@@ -244,8 +242,7 @@ mod tests {
     fn steps() -> Steps {
         let labels = [("mistry.context", "c0"), ("mistry.uid", "0")];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let build_args = BTreeMap::from([("uid".to_owned(), "0".to_owned())]);
-        Steps::new(&labels.into(), &build_args)
+        Steps::new(&labels.into(), &["uid".to_owned()])
     }
 
     fn taken(steps: &mut Steps, pieces: &[&str]) -> (String, Vec<Progress>) {

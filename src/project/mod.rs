@@ -8,13 +8,16 @@
 //! mounts and a user), so the files of a project are trusted; its *name* is not.
 
 mod archive;
+mod container_options;
 mod context;
 mod digest;
 mod entry;
+mod environment;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod ignore;
+mod image_options;
 mod name;
 mod param_schema;
 mod path_text;
@@ -26,21 +29,24 @@ mod regex_class;
 mod regex_parser;
 mod settings;
 mod similar;
+mod units;
 mod walk;
 
+pub use container_options::{ExtraHosts, NameServers, ShmSize, Ulimit, Ulimits};
 pub use context::Context;
 pub use digest::Digest;
+pub use environment::Environment;
+#[cfg(test)]
+pub(crate) use environment::OWN_VARIABLES;
 pub use error::Error;
+pub use image_options::{BuildArgs, TargetStage};
 pub use name::{NameError, Project, ProjectName};
 pub(crate) use name::{PARAM_NAME_RULE, is_param_name};
 pub use param_schema::{ParamRule, ParamSchema, ParamsError, is_opaque_param};
 pub use projects::Projects;
 pub(crate) use recipe::{DOCKERFILE, IGNORE_FILE, SETTINGS};
-pub use settings::{
-    ArtifactsStart, Builder, Capability, Limits, Settings, SettingsError, parse_duration,
-    parse_size,
-};
-pub(crate) use settings::{
-    LOG_LIMITS, LOG_LIMITS_WRITTEN, duration, read_json, resolve_mounts, size,
-};
+pub use settings::{ArtifactsStart, Builder, Capability, Limits, Settings, SettingsError};
+pub(crate) use settings::{LOG_LIMITS, LOG_LIMITS_WRITTEN, read_json, resolve_mounts};
 pub(crate) use similar::did_you_mean;
+pub(crate) use units::{duration, size};
+pub use units::{parse_duration, parse_size};

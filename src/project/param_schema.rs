@@ -58,13 +58,21 @@ pub struct ParamRule {
 #[error("{0}")]
 pub struct ParamsError(String);
 
+impl ParamsError {
+    /// An error with this sentence.
+    pub(super) fn new(sentence: String) -> ParamsError {
+        ParamsError(sentence)
+    }
+}
+
 impl ParamSchema {
     /// Each param with its rule.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &ParamRule)> + Clone {
         self.0.iter().map(|(name, rule)| (name.as_str(), rule))
     }
 
-    fn find(&self, name: &str) -> Option<&ParamRule> {
+    /// The rule of a param.
+    pub fn find(&self, name: &str) -> Option<&ParamRule> {
         let mut rules = self.iter();
         rules.find_map(|(known, rule)| (known == name).then_some(rule))
     }
@@ -109,7 +117,8 @@ impl ParamSchema {
         Err(ParamsError(faults.join("; ")))
     }
 
-    fn unknown(&self, name: &str) -> String {
+    /// The sentence about a param that the project does not take.
+    pub(super) fn unknown(&self, name: &str) -> String {
         let names = || self.iter().map(|(name, _)| name);
         let hint = did_you_mean(name, names()).unwrap_or_else(|| match self.0.is_empty() {
             true => "it takes none".to_owned(),
@@ -241,7 +250,7 @@ pub fn is_opaque_param(name: &str) -> bool {
 }
 
 /// A text as it is shown in a sentence: control characters escaped, and cut if it is long.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let start = text.chars().take(MAX_SHOWN);
     let mut shown: String = start.flat_map(char::escape_debug).collect();
     if text.chars().nth(MAX_SHOWN).is_some() {

@@ -1,16 +1,18 @@
 //! `mistry.json`: the settings of one project that differ from the host's.
-//!
-//! Also parses durations and sizes for the daemon's configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, de};
 
+use super::container_options::{ExtraHosts, NameServers, ShmSize, Ulimits};
+use super::environment::Environment;
+use super::image_options::{BuildArgs, TargetStage};
 use super::param_schema::ParamSchema;
 use super::similar::did_you_mean;
+use super::units::{duration, size};
 
 /// A larger log fills disks; below the lower limit a build cannot print anything useful.
 pub(crate) const LOG_LIMITS: RangeInclusive<u64> = (4 << 10)..=(64 << 30);
@@ -138,9 +140,33 @@ pub struct Settings {
     /// What builds the image.
     #[serde(default)]
     pub builder: Option<Builder>,
+    /// Values for the `ARG`s of the Dockerfile.
+    #[serde(default)]
+    pub build_args: BuildArgs,
+    /// The stage of the Dockerfile that is built; without it, the last.
+    #[serde(default)]
+    pub target: Option<TargetStage>,
     /// Limits of the container.
     #[serde(default)]
     pub limits: Option<Limits>,
+    /// Variables of the container.
+    #[serde(default)]
+    pub env: Environment,
+    /// The size of the container's `/dev/shm`.
+    #[serde(default)]
+    pub shm_size: Option<ShmSize>,
+    /// Whether the Engine's own init is the first process of the container.
+    #[serde(default)]
+    pub init: bool,
+    /// Resource limits of the container's processes.
+    #[serde(default)]
+    pub ulimits: Option<Ulimits>,
+    /// Name servers of the container.
+    #[serde(default)]
+    pub dns: Option<NameServers>,
+    /// Additional lines of the container's `/etc/hosts`.
+    #[serde(default)]
+    pub extra_hosts: Option<ExtraHosts>,
     /// Host path to container path, in addition to the daemon's mounts.
     #[serde(default)]
     pub mounts: BTreeMap<PathBuf, String>,
@@ -178,6 +204,8 @@ impl Settings {
         if let Some(params) = &settings.params {
             params.check_rules().map_err(SettingsError)?;
         }
+        let params = settings.params.as_ref();
+        settings.env.check(params).map_err(SettingsError)?;
         let log_limit = settings.log_limit.unwrap_or(*LOG_LIMITS.start());
         if !LOG_LIMITS.contains(&log_limit) {
             let expected = format!("log_limit: expected {LOG_LIMITS_WRITTEN}");
@@ -280,134 +308,9 @@ pub(crate) fn resolve_mounts(
         .collect()
 }
 
-/// Parses `500ms`, `90s`, `15m`, `2h30m`, `7d`; `None` when it is not one of these.
-///
-/// Units go from large to small and each at most once, so `30m2h` is refused.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    const UNITS: [(&str, u64); 5] = [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-        ("ms", 1),
-    ];
-    let mut rest = text;
-    let mut total: u64 = 0;
-    let mut next_unit = 0;
-    while !rest.is_empty() {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let unit = UNITS
-            .iter()
-            .position(|(name, _)| *name == &rest[..letters])?;
-        if unit < next_unit {
-            return None;
-        }
-        next_unit = unit + 1;
-        total = total.checked_add(number.checked_mul(UNITS[unit].1)?)?;
-        rest = &rest[letters..];
-    }
-    (next_unit > 0).then(|| Duration::from_millis(total))
-}
-
-/// Parses `1048576`, `512K`, `512M`, `20G`, `1T` (powers of 1024); `None` when it is invalid.
-pub fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" | "B" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        "T" => 1_u64 << 40,
-        _ => return None,
-    };
-    let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
-    let number = is_number.then(|| digits.parse::<u64>().ok())??;
-    number.checked_mul(factor)
-}
-
-/// For serde: an optional duration as text, above zero.
-pub(crate) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(input)? else {
-        return Ok(None);
-    };
-    match parse_duration(&text) {
-        Some(duration) if !duration.is_zero() => Ok(Some(duration)),
-        _ => Err(de::Error::invalid_value(
-            de::Unexpected::Str(&text),
-            &"a duration like 500ms, 90s, 15m, 2h30m or 7d",
-        )),
-    }
-}
-
-/// For serde: an optional size, as a number of bytes or as text.
-pub(crate) fn size<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(
-        untagged,
-        expecting = "a size: a number of bytes, or a text like 512M or 20G"
-    )]
-    enum Spelling {
-        Bytes(u64),
-        Text(String),
-    }
-    match Option::<Spelling>::deserialize(input)? {
-        None => Ok(None),
-        Some(Spelling::Bytes(bytes)) => Ok(Some(bytes)),
-        Some(Spelling::Text(text)) => parse_size(&text).map(Some).ok_or_else(|| {
-            de::Error::invalid_value(de::Unexpected::Str(&text), &"a size like 512M or 20G")
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_parsed_as_written() {
-        for (text, ms) in [
-            ("500ms", 500),
-            ("90s", 90_000),
-            ("15m", 900_000),
-            ("2h30m", 9_000_000),
-            ("7d", 604_800_000),
-            ("1m1ms", 60_001),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Some(Duration::from_millis(ms)),
-                "{text}"
-            );
-        }
-        for text in [
-            "",
-            "5",
-            "s",
-            "-1s",
-            "1.5h",
-            "30m2h",
-            "1s1s",
-            "1y",
-            "99999999999999999d",
-        ] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_parsed_as_written() {
-        assert_eq!(parse_size("512M"), Some(512 << 20));
-        assert_eq!(parse_size("20G"), Some(20 << 30));
-        assert_eq!(parse_size("7"), Some(7));
-        for text in ["", "M", "-1", "+1", "1.5G", "1X", "99999999999T"] {
-            assert_eq!(parse_size(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_wrong_settings_file_is_named_by_its_key() {
@@ -427,6 +330,21 @@ mod tests {
             (r#"{"user":"1:+1"}"#, "user"),
             (r#"{"log_limit":"1K"}"#, "log_limit: "),
             (r#"{"params":{"a":{"secret":true}}}"#, "params.a.secret: "),
+            (r#"{"build_args":{"uid":"0"}}"#, "build_args: 'uid'"),
+            (r#"{"target":""}"#, "target: "),
+            (r#"{"env":{"A":"$x"}}"#, "env: A: "),
+            (r#"{"env":["A=x"]}"#, "env: "),
+            (r#"{"env":{"A":"${b}"},"params":{}}"#, "env.A: param 'b' "),
+            (
+                r#"{"env":{"A":"${b}"},"params":{"b":{}}}"#,
+                "env.A: param 'b' ",
+            ),
+            (r#"{"shm_size":0}"#, "shm_size: "),
+            (r#"{"init":1}"#, "init: "),
+            (r#"{"ulimits":{"nofile":-2}}"#, "ulimits: nofile: "),
+            (r#"{"ulimits":{"nofile":"x"}}"#, "ulimits.nofile: "),
+            (r#"{"dns":["x"]}"#, "dns: "),
+            (r#"{"extra_hosts":["x"]}"#, "extra_hosts: "),
         ] {
             let error = Settings::parse(text.as_bytes(), home)
                 .unwrap_err()

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::host_proxies::HostProxies;
 use crate::policy::Policy;
-use crate::project::{Builder, Capability, Limits};
+use crate::project::{Builder, Capability, ExtraHosts, Limits, NameServers, ShmSize, Ulimits};
 
 /// The scheduler's part of the configuration.
 #[derive(Clone, Debug)]
@@ -22,6 +23,16 @@ pub struct SchedulerConfig {
     pub builder: Builder,
     /// Bounds of each container.
     pub limits: Limits,
+    /// The size of its `/dev/shm`.
+    pub shm_size: Option<ShmSize>,
+    /// Resource limits of its processes.
+    pub ulimits: Option<Ulimits>,
+    /// Its name servers.
+    pub dns: Option<NameServers>,
+    /// Additional lines of its `/etc/hosts`.
+    pub extra_hosts: Option<ExtraHosts>,
+    /// Proxies for image builds and containers.
+    pub proxies: HostProxies,
     /// Capabilities that projects may request in their `cap_add`.
     pub cap_add: BTreeSet<Capability>,
     /// Bytes that a build may print.

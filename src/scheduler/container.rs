@@ -13,8 +13,8 @@ use super::interruption::Interruption;
 use super::recipe::Recipe;
 use super::sweep::{CONTAINER_TRY, JOB, PROJECT, container_name};
 use crate::build::User;
-use crate::docker::{self, ContainerSpec, Limits};
-use crate::project::{self, Capability, Settings};
+use crate::docker::{self, ContainerSpec, Limits, RunOptions};
+use crate::project::{self, Capability, ExtraHosts, NameServers, Settings, ShmSize, Ulimits};
 
 /// The slice in which systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
 pub(super) const SLICE: &str = "mistry-builds.slice";
@@ -119,7 +119,8 @@ impl BuildTask {
                 cpus: limits.cpus,
                 pids: limits.pids.or(config.limits.pids),
             },
-            environment: Vec::new(),
+            options: run_options(settings, &config),
+            environment: environment(recipe, settings, &config)?,
             log_bytes,
             slice: Some(SLICE.to_owned()),
         })
@@ -168,12 +169,51 @@ impl BuildTask {
             let inside = format!("/data/{}", volume.display());
             spec.mounts.insert(spec.data.join(volume), inside);
         }
-        spec.environment.clone_from(&declared.environment);
+        spec.environment.extend(declared.environment.clone());
         if needs_home {
             spec.environment.push(format!("HOME={HOME}"));
         }
         Ok(())
     }
+}
+
+/// What the settings and the configuration say in the words of `docker run`.
+fn run_options(settings: &Settings, config: &SchedulerConfig) -> RunOptions {
+    let ulimits = settings.ulimits.as_ref().or(config.ulimits.as_ref());
+    let dns = settings.dns.as_ref().or(config.dns.as_ref());
+    let extra_hosts = settings
+        .extra_hosts
+        .as_ref()
+        .or(config.extra_hosts.as_ref());
+    let ulimits = ulimits.into_iter().flat_map(Ulimits::iter);
+    let dns = dns.into_iter().flat_map(NameServers::iter);
+    let extra_hosts = extra_hosts.into_iter().flat_map(ExtraHosts::iter);
+    RunOptions {
+        shm_size: settings.shm_size.or(config.shm_size).map(ShmSize::bytes),
+        init: settings.init,
+        ulimits: ulimits
+            .map(|(name, limit)| docker::Ulimit {
+                name: name.to_owned(),
+                soft: limit.soft,
+                hard: limit.hard,
+            })
+            .collect(),
+        dns: dns.map(ToString::to_string).collect(),
+        extra_hosts: extra_hosts.map(str::to_owned).collect(),
+    }
+}
+
+/// The variables of the project, and the host's proxies that it does not set itself.
+fn environment(
+    recipe: &Recipe,
+    settings: &Settings,
+    config: &SchedulerConfig,
+) -> Result<Vec<String>, project::Error> {
+    let mut variables = recipe.environment(settings)?;
+    let proxies = config.proxies.iter();
+    let proxies = proxies.filter(|(name, _)| !settings.env.sets(name));
+    variables.extend(proxies.map(|(name, value)| format!("{name}={value}")));
+    Ok(variables)
 }
 
 /// A project's settings, if the configuration allows them.

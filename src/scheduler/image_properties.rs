@@ -225,6 +225,13 @@ mod tests {
     }
 
     #[test]
+    fn a_project_sets_no_variable_that_mistryd_sets() {
+        let own = CACHE_VARIABLES.iter().map(|(name, _)| *name);
+        let own: Vec<&str> = ["HOME"].into_iter().chain(own).collect();
+        assert_eq!(own, crate::project::OWN_VARIABLES);
+    }
+
+    #[test]
     fn variables_that_an_image_sets_are_kept() {
         let of = |environment: &[&str]| {
             Declared::of(&ImageConfig {

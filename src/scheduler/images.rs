@@ -43,8 +43,13 @@ pub(super) struct Images {
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) context: Context,
-    /// The user that builds run as, for the build-arg `uid`.
+    /// The user that builds run as, also the build-arg `uid`.
     pub(super) uid: String,
+    pub(super) build_args: BTreeMap<String, String>,
+    /// Names of those that the Dockerfile need not declare.
+    pub(super) optional_args: Vec<String>,
+    /// The stage of the Dockerfile; empty for the last.
+    pub(super) target: String,
     pub(super) network: String,
     pub(super) builder: Builder,
 }
@@ -153,7 +158,9 @@ impl Images {
         let spec = ImageSpec {
             tag: own_name(wanted.project(), &labels),
             labels,
-            build_args: BTreeMap::from([("uid".to_owned(), wanted.uid.clone())]),
+            build_args: wanted.build_args.clone(),
+            optional_args: wanted.optional_args.clone(),
+            target: wanted.target.clone(),
             network: wanted.network.clone(),
             fresh,
             builder: wanted.builder,
@@ -343,6 +350,6 @@ async fn dockerfile(wanted: &Wanted) -> Dockerfile {
     let context = wanted.context.clone();
     let read = blocking(move || context.dockerfile()).await;
     let text = read.ok().and_then(Result::ok);
-    text.map(|text| Dockerfile::parse(&text))
+    text.map(|text| Dockerfile::parse_for(&text, &wanted.build_args, &wanted.target))
         .unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::error::Error;
 use super::lookups::{LookupResult, Lookups, Waiter};
-use super::recipe::Recipe;
+use super::recipe::{Recipe, environment};
 use super::request::SubmitRequest;
 use super::shared::Shared;
 use crate::budget::Held;
@@ -118,6 +118,9 @@ fn find(
         let checked = schema.check(sent);
         checked.map_err(|error| project::Error::Params(request.project.clone(), error))?;
     }
+    // The same of variables that cannot be made from them.
+    environment(&request.params, settings)
+        .map_err(|error| project::Error::Params(request.project.clone(), error))?;
     let job = Job {
         project: request.project.clone(),
         group: request.group.clone(),

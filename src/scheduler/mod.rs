@@ -10,6 +10,7 @@
 mod blocking;
 mod config;
 mod error;
+mod host_proxies;
 mod service;
 mod shared;
 
@@ -75,6 +76,7 @@ pub use config::SchedulerConfig;
 pub use error::Error;
 pub use event_stream::{EventStream, StreamEvent};
 pub use history::Growth;
+pub use host_proxies::HostProxies;
 pub use machine::Machine;
 pub use reading::{HostReport, ListEnd, LogTail, Newest, Reader};
 pub use rebuild::ImageReport;

@@ -4,7 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use crate::job::{Job, JobId, Params};
-use crate::project::{self, Context, ParamSchema, Settings};
+use crate::project::{self, Context, ParamSchema, ParamsError, Settings};
+
+/// The variables of the settings of a project, as `NAME=value`, for a build with these params.
+pub(super) fn environment(
+    params: &Params,
+    settings: &Settings,
+) -> Result<Vec<String>, ParamsError> {
+    settings.env.expand(|name| {
+        let sent = params.iter().find(|(sent, _)| sent.as_str() == name);
+        let default = || settings.params.as_ref()?.find(name)?.default.as_deref();
+        sent.map(|(_, value)| &**value).or_else(default)
+    })
+}
 
 /// The inputs of a build that starts from the beginning.
 #[derive(Debug)]
@@ -50,6 +62,12 @@ impl Recipe {
             }
         }
         params
+    }
+
+    /// The variables of the container from the project's settings, as `NAME=value`.
+    pub(super) fn environment(&self, settings: &Settings) -> Result<Vec<String>, project::Error> {
+        environment(&self.job.params, settings)
+            .map_err(|error| project::Error::Params(self.job.project.clone(), error))
     }
 
     /// The names of the params whose values are masked in the log.

@@ -1,5 +1,6 @@
 //! The state that all parts of the scheduler share, and the operations on the queue.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -129,18 +130,33 @@ impl Shared {
     }
 
     pub(super) fn wanted(&self, context: Context, settings: &project::Settings) -> Wanted {
+        let config = self.config.load();
         let uid = match &settings.user {
             Some(user) => user.split(':').next().unwrap_or_default().to_owned(),
             None => rustix::process::geteuid().as_raw().to_string(),
         };
+        let (mut build_args, mut optional_args) = (BTreeMap::new(), Vec::new());
+        let proxies = config.proxies.iter().map(|(k, v)| (k.clone(), v.clone()));
+        for (name, value) in proxies.chain([("uid".to_owned(), uid.clone())]) {
+            optional_args.push(name.clone());
+            build_args.insert(name, value);
+        }
+        let own = settings.build_args.as_map();
+        build_args.extend(own.iter().map(|(k, v)| (k.clone(), v.clone())));
         Wanted {
             context,
             uid,
+            build_args,
+            optional_args,
+            target: settings
+                .target
+                .as_ref()
+                .map_or_else(String::new, |stage| stage.as_str().to_owned()),
             network: settings
                 .network
                 .clone()
-                .unwrap_or_else(|| self.config.load().network.clone()),
-            builder: match settings.builder.unwrap_or(self.config.load().builder) {
+                .unwrap_or_else(|| config.network.clone()),
+            builder: match settings.builder.unwrap_or(config.builder) {
                 project::Builder::Auto => docker::Builder::Auto,
                 project::Builder::Classic => docker::Builder::Classic,
                 project::Builder::BuildKit => docker::Builder::BuildKit,

@@ -52,6 +52,18 @@ async fn what_a_valid_configuration_lacks_on_this_host_is_a_warning() {
         no_rule.len() == 1 && no_rule[0].contains("nothing is removed"),
         "{no_rule:?}"
     );
+    let no_proxies = warnings(json!({ "host_proxies": true })).await;
+    let is_set = [
+        "http_proxy",
+        "https_proxy",
+        "ftp_proxy",
+        "no_proxy",
+        "all_proxy",
+    ]
+    .iter()
+    .flat_map(|name| [(*name).to_owned(), name.to_uppercase()])
+    .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    assert_eq!(no_proxies.is_empty(), is_set, "{no_proxies:?}");
     // A reload does not fail because the Engine is away.
     home.engine.stop().await;
     let away = warnings(json!({})).await;

@@ -26,6 +26,7 @@ mod config;
 mod connections;
 mod deadlines;
 mod disk_errors;
+mod docker_options;
 mod engine;
 mod errors_do_not_leak;
 mod excerpts;

@@ -137,6 +137,8 @@ async fn only_objects_of_this_instance_are_pruned() {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
             build_args: BTreeMap::new(),
+            optional_args: vec!["uid".to_owned()],
+            target: String::new(),
             network: "host".to_owned(),
             fresh: true,
             builder: mistry::docker::Builder::Auto,
@@ -174,6 +176,7 @@ async fn only_objects_of_this_instance_are_pruned() {
         mounts: BTreeMap::new(),
         network: "host".to_owned(),
         limits: mistry::docker::Limits::default(),
+        options: mistry::docker::RunOptions::default(),
         environment: Vec::new(),
         log_bytes: 1 << 20,
         slice: None,

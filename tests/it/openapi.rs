@@ -14,7 +14,7 @@ use mistry::build::BuildStore;
 use mistry::docker::Docker;
 use mistry::filesystem::{Filesystem, Kind};
 use mistry::metrics::Metrics;
-use mistry::project::{Limits, Projects};
+use mistry::project::Projects;
 use mistry::scheduler::{Scheduler, SchedulerConfig};
 use mistry::web::{Access, Listener, Proxies, Public, Web, serve};
 use serde_json::Value;
@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::openapi_schema::{check, resolved};
+use crate::support::daemon::rules;
 use crate::support::engine::Engine;
 
 const DOCUMENT: &str = include_str!("../../docs/openapi.json");
@@ -67,17 +68,8 @@ impl Server {
         let rules = SchedulerConfig {
             slots: 1,
             backlog: 1,
-            mounts: Default::default(),
-            network: "host".to_owned(),
-            builder: mistry::project::Builder::Auto,
-            limits: Limits::default(),
-            cap_add: Default::default(),
             log_limit: 1 << 20,
-            job_timeout: None,
-            silence_timeout: None,
-            keep_attempts: 10,
-            engine_wait: std::time::Duration::from_secs(60),
-            gc: None,
+            ..rules()
         };
         let filesystem = Filesystem::detect(Kind::Plain, &builds).unwrap();
         let metrics = Metrics::new().unwrap();

@@ -137,25 +137,35 @@ struct Running {
     serving: JoinHandle<std::io::Result<()>>,
 }
 
+/// The rules of a scheduler on the fake Engine.
+pub fn rules() -> SchedulerConfig {
+    SchedulerConfig {
+        slots: 4,
+        backlog: 8,
+        mounts: BTreeMap::new(),
+        network: "host".to_owned(),
+        builder: mistry::project::Builder::Auto,
+        limits: Limits::default(),
+        shm_size: None,
+        ulimits: None,
+        dns: None,
+        extra_hosts: None,
+        proxies: Default::default(),
+        cap_add: Default::default(),
+        log_limit: 64 << 20,
+        job_timeout: None,
+        silence_timeout: None,
+        keep_attempts: 10,
+        engine_wait: Duration::from_secs(60),
+        gc: None,
+    }
+}
+
 impl TestDaemon {
     pub async fn builder() -> Builder {
         Builder {
             home: Home::new().await,
-            rules: SchedulerConfig {
-                slots: 4,
-                backlog: 8,
-                mounts: BTreeMap::new(),
-                network: "host".to_owned(),
-                builder: mistry::project::Builder::Auto,
-                limits: Limits::default(),
-                cap_add: Default::default(),
-                log_limit: 64 << 20,
-                job_timeout: None,
-                silence_timeout: None,
-                keep_attempts: 10,
-                engine_wait: Duration::from_secs(60),
-                gc: None,
-            },
+            rules: rules(),
             tokens: None,
             public: Public::Read,
             proxies: Proxies::default(),
@@ -233,6 +243,12 @@ impl Builder {
     pub fn proxies(mut self, networks: &[&str]) -> Builder {
         let networks = networks.iter().map(|network| network.parse().unwrap());
         self.proxies = Proxies::new(networks.collect());
+        self
+    }
+
+    /// With other rules.
+    pub fn rules(mut self, change: impl FnOnce(&mut SchedulerConfig)) -> Builder {
+        change(&mut self.rules);
         self
     }
 

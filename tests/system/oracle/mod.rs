@@ -5,6 +5,7 @@ mod buildkit;
 mod containers;
 mod context;
 mod curl;
+mod docker_options;
 mod home_directory;
 mod http;
 mod image_times;

@@ -39,6 +39,7 @@ pub struct BuildSeen {
     pub labels: BTreeMap<String, String>,
     pub build_args: BTreeMap<String, String>,
     pub network: String,
+    pub target: String,
     pub nocache: bool,
     pub pull: bool,
     /// Every path of the context.

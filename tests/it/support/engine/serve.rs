@@ -311,6 +311,7 @@ async fn build(shared: Arc<Shared>, query: Query, mut body: Incoming) -> Answer 
         labels: map("labels"),
         build_args: map("buildargs"),
         network: query.get("networkmode").cloned().unwrap_or_default(),
+        target: query.get("target").cloned().unwrap_or_default(),
         nocache: flag("nocache"),
         pull: flag("pull"),
         files,
