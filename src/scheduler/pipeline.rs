@@ -572,8 +572,8 @@ const OUT_OF_PROCESSES_NOTE: &str = "a process of the build could not be started
 /// The line in a log when the last build of the group could not be used as the base because of the
 /// modification times of files.
 const BASE_NEWER_NOTE: &[u8] =
-    b"mistry: a file of the project has changed and is not newer than the \
-    latest build of the group; starting empty\n";
+    b"mistry: the project has changed since the latest build of the group, and a changed file \
+    or a new layer of the image may be older than that build; starting empty\n";
 const EARLIER_BASE_NOTE: &[u8] =
-    b"mistry: a file of the project has changed and is not newer than the \
-    latest build of the group; starting from an earlier build of the same files\n";
+    b"mistry: the project has changed since the latest build of the group, and a changed file \
+    or a new layer of the image may be older than that build; starting from an earlier build of the same files\n";
