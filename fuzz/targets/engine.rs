@@ -81,6 +81,7 @@ async fn ask(docker: &Docker, call: u8, is_buildkit: bool) {
                 build_args: Default::default(),
                 optional_args: vec!["uid".to_owned()],
                 target: String::new(),
+                registries: mistry::docker::Registries::default(),
                 network: String::new(),
                 fresh: false,
                 builder: if is_buildkit {

@@ -83,6 +83,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
         ("systemd", "systemd"),
         ("Docker options", "Docker options"),
         ("Builders", "Builders"),
+        ("Image registries", "Image registries"),
         ("Containers", "Containers"),
         ("Listening and TLS", "Listening, hosts, TLS"),
         ("Tokens", "Tokens"),

@@ -86,6 +86,8 @@ pub struct Config {
     pub idle_exit: Option<Duration>,
     /// The file of bearer tokens.
     pub auth_tokens_file: Option<PathBuf>,
+    /// The file with the credentials of image registries, read at each image build.
+    pub registry_auth: Option<PathBuf>,
     /// What needs no token.
     pub public: Public,
     /// Names under which clients may address the server, besides the host's own.
@@ -183,6 +185,7 @@ impl ConfigFile {
             gc: self.gc,
             idle_exit: self.idle_exit,
             auth_tokens_file: tokens_file(self.auth_tokens_file, home)?,
+            registry_auth: self.registry_auth.map(|file| home.join(file)),
             public: self.public.unwrap_or_default(),
             hosts: hosts(self.hosts)?,
             trusted_proxies: trusted_proxies(&self.trusted_proxies)?,
@@ -428,6 +431,7 @@ mod tests {
         ("gc", r#"{"colour":1}"#),
         ("idle_exit", r#""never""#),
         ("auth_tokens_file", r#""nowhere""#),
+        ("registry_auth", "{}"),
         ("public", r#""all""#),
         ("hosts", r#"["a:1"]"#),
         ("hosts", r#""a""#),

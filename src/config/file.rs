@@ -59,6 +59,8 @@ pub(super) struct ConfigFile {
     #[serde(default)]
     pub(super) auth_tokens_file: Option<PathBuf>,
     #[serde(default)]
+    pub(super) registry_auth: Option<PathBuf>,
+    #[serde(default)]
     pub(super) public: Option<Public>,
     #[serde(default)]
     pub(super) hosts: Vec<String>,

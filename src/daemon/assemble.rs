@@ -10,7 +10,7 @@ use crate::docker::{self, Docker};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::project::Projects;
-use crate::scheduler::{HostProxies, Scheduler, SchedulerConfig};
+use crate::scheduler::{HostProxies, Scheduler, SchedulerConfig, registry_auth_warnings};
 use crate::systemd;
 use crate::web::{self, Access, Proxies, Scope, Token, TokensFile};
 
@@ -50,6 +50,7 @@ pub(super) fn scheduler_config(config: &Config) -> SchedulerConfig {
         ulimits: config.ulimits.clone(),
         dns: config.dns.clone(),
         extra_hosts: config.extra_hosts.clone(),
+        registry_auth: config.registry_auth.clone(),
         proxies: host_proxies(config),
         cap_add: config.cap_add.clone(),
         log_limit: config.log_limit,
@@ -114,6 +115,15 @@ pub(super) fn open_tokens(config: &Config) -> Result<Option<Arc<TokensFile>>, Er
         (opened, _) => opened,
     };
     Ok(Some(Arc::new(opened?)))
+}
+
+/// Warns in the journal about the file with the credentials of image registries. Blocks.
+pub(super) fn warn_of_registry_auth(config: &Config) {
+    if let Some(file) = &config.registry_auth {
+        for warning in registry_auth_warnings(file) {
+            tracing::warn!("{warning}");
+        }
+    }
 }
 
 /// The Engine's socket: from Docker's own variable, else the default.

@@ -7,6 +7,7 @@ use super::error::Error;
 use super::output::{print_error, print_line};
 use crate::config::Config;
 use crate::docker::{self, Docker};
+use crate::scheduler::registry_auth_warnings;
 
 /// `gc` that removes nothing.
 pub(super) const NO_RULE: &str =
@@ -43,6 +44,10 @@ async fn warnings(config: &Config, docker: &Docker) -> Vec<String> {
     }
     if config.host_proxies && proxies_of_environment().0.is_empty() {
         warnings.push(NO_PROXIES.to_owned());
+    }
+    if let Some(file) = config.registry_auth.clone() {
+        let found = tokio::task::spawn_blocking(move || registry_auth_warnings(&file)).await;
+        warnings.extend(found.unwrap_or_default());
     }
     match networks(docker).await {
         Ok(known) => warnings.extend(missing_network(&config.network, &known)),

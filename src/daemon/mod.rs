@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use self::args::Verb;
-use self::assemble::{docker_socket, open_tokens};
+use self::assemble::{docker_socket, open_tokens, warn_of_registry_auth};
 use self::error::{Error, with_causes};
 use self::output::print_error;
 use self::serve::ServeOptions;
@@ -128,7 +128,10 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
         }
         Some(Verb::Rebuild(options)) => Work::Rebuild(options),
         Some(Verb::Gc(options)) => Work::Gc(options),
-        None => Work::Serve,
+        None => {
+            warn_of_registry_auth(&config);
+            Work::Serve
+        }
     };
     // Each connection and each build uses descriptors; the usual soft limit exists for select(2).
     let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);

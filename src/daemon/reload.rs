@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 
-use super::assemble::{access, open_tokens, scheduler_config};
+use super::assemble::{access, open_tokens, scheduler_config, warn_of_registry_auth};
 use super::error::{Error, with_causes};
 use super::notify::notify;
 use crate::config::{self, Config};
@@ -120,5 +120,6 @@ impl Reloading {
 fn read(path: &std::path::Path) -> Result<(Config, Option<Arc<TokensFile>>), Error> {
     let config = Config::read(path)?;
     let tokens = open_tokens(&config)?;
+    warn_of_registry_auth(&config);
     Ok((config, tokens))
 }

@@ -1,38 +1,30 @@
 //! Builds an image with BuildKit, over the Engine's own API and without a session.
 //!
-//! Without a session BuildKit cannot ask for credentials, so each image that is missing is pulled first. The request
-//! is sent by hyper: bollard does not read the answers of BuildKit.
+//! Without a session BuildKit cannot ask for credentials, so each image that is missing is pulled first.
 
 use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
-use http_body_util::{BodyDataStream, BodyExt, Collected, Limited, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use futures_util::{Stream, TryStreamExt};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use serde::Deserialize;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
-use tokio_util::io::StreamReader;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::dockerfile::Patch;
 use super::engine::{Docker, refusal};
 use super::error::Error;
 use super::image_build::{
     BUILDING_IMAGE, Broken, ImageSpec, MAX_PULLED, network_of_steps, no_image, send_note,
+    with_missing,
 };
 use super::steps::Progress;
 use super::trace::Trace;
 
 /// Bytes of a line of the answer. BuildKit cuts a step's output at 2 MiB.
 const MAX_LINE: usize = 16 << 20;
-/// Bytes of an error's body.
-const MAX_ERROR: usize = 64 << 10;
 
 /// A line of the answer.
 #[derive(Debug, Deserialize)]
@@ -57,11 +49,6 @@ enum Aux {
     },
     /// A message in base64.
     Trace(String),
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    message: String,
 }
 
 impl Docker {
@@ -113,12 +100,7 @@ impl Docker {
         match broken.take() {
             Some(error) => Err(Error::Context(error)),
             // A stage that the image does not need may name an image that cannot be pulled.
-            None => built.map_err(|error| match error {
-                Error::Build(message) if !missing.is_empty() => {
-                    Error::Build(format!("{message}; {}", missing.join("; ")))
-                }
-                other => other,
-            }),
+            None => built.map_err(|error| with_missing(error, &missing)),
         }
     }
 
@@ -132,49 +114,21 @@ impl Docker {
     where
         B: hyper::body::Body<Data = Bytes, Error = io::Error> + Send + Unpin + 'static,
     {
-        let lost = |error: super::Cause| self.unreachable(BUILDING_IMAGE, error);
-        let stream = UnixStream::connect(self.socket()).await;
-        let stream = stream.map_err(|error| lost(error.into()))?;
-        let made = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = made.map_err(|error| lost(error.into()))?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let answer = sender.send_request(request).await;
-        let answer = answer.map_err(|error| lost(error.into()))?;
-        let status = answer.status();
-        let body = answer.into_body();
-        if !status.is_success() {
-            return Err(self.refused(body).await);
-        }
-        let data = BodyDataStream::new(body).map_err(io::Error::other);
-        let lines = LinesCodec::new_with_max_length(MAX_LINE);
-        let mut lines = FramedRead::new(StreamReader::new(data), lines);
+        let mut answer = match self.send(BUILDING_IMAGE, MAX_LINE, request).await? {
+            Ok(answer) => answer,
+            Err(Some(message)) => return Err(Error::Build(message)),
+            Err(None) => return Err(unreadable("an error without a message")),
+        };
         let mut trace = Trace::default();
         let mut image = None;
-        while let Some(line) = lines.next().await {
-            let line = line.map_err(|error| match error {
-                LinesCodecError::MaxLineLengthExceeded => unreadable("a line of more than 16 MiB"),
-                LinesCodecError::Io(error) => match error.kind() {
-                    io::ErrorKind::InvalidData => unreadable(error),
-                    _ => lost(error.into()),
-                },
-            })?;
-            let text = read_line(line.as_bytes(), &mut trace, &mut image)?;
+        while let Some(line) = answer.next_line().await {
+            let text = read_line(line?.as_bytes(), &mut trace, &mut image)?;
             if !text.is_empty() {
                 // A build continues without a receiver of its output.
                 let _ = output.send(Progress::Text(text.into())).await;
             }
         }
         image.ok_or_else(no_image)
-    }
-
-    /// The error of an answer with an error status.
-    async fn refused(&self, body: Incoming) -> Error {
-        let text = Limited::new(body, MAX_ERROR).collect().await;
-        let text = text.map_or_else(|_| Bytes::new(), Collected::to_bytes);
-        match serde_json::from_slice::<Refusal>(&text) {
-            Ok(refusal) => Error::Build(refusal.message),
-            Err(_) => unreadable("an error without a message"),
-        }
     }
 
     /// Whether the program that is built into the Engine reads the Dockerfile. Pulls the program that the
@@ -198,7 +152,7 @@ impl Docker {
             Some(why) => why,
             None => {
                 send_note(output, format!("mistry: pulling '{image}' (# syntax=)\n")).await;
-                let Err(why) = self.pull(image).await else {
+                let Err(why) = self.pull(image, &spec.registries).await else {
                     return Ok(false);
                 };
                 self.failed_pulls().add(image, &why);
@@ -248,7 +202,7 @@ impl Docker {
 
     /// Pulls the images that the Dockerfile names and that are missing; all of them for a fresh build. Returns why
     /// some are missing.
-    async fn ensure_images(
+    pub(super) async fn ensure_images(
         &self,
         spec: &ImageSpec,
         output: &mpsc::Sender<Progress>,
@@ -260,7 +214,7 @@ impl Docker {
                 continue;
             }
             send_note(output, format!("mistry: pulling the image '{image}'\n")).await;
-            let Err(why) = self.pull(image).await else {
+            let Err(why) = self.pull(image, &spec.registries).await else {
                 continue;
             };
             let why = format!(

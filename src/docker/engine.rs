@@ -344,6 +344,7 @@ mod tests {
             build_args: Labels::new(),
             optional_args: Vec::new(),
             target: String::new(),
+            registries: crate::docker::Registries::default(),
             network: String::new(),
             fresh: true,
             builder: crate::docker::Builder::Auto,

@@ -3,19 +3,23 @@
 //! An image is identified by its id alone.
 
 use std::collections::{BTreeMap, HashMap};
-use std::pin::pin;
+use std::convert::Infallible;
+use std::io;
 
 use bollard::{
-    errors::Error as Bollard,
     models::ImageSummary,
-    query_parameters::{
-        CreateImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions,
-    },
+    query_parameters::{ListImagesOptions, RemoveImageOptions, TagImageOptions},
 };
-use futures_util::StreamExt;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use serde::Deserialize;
 
 use super::engine::{Docker, label_filter, refusal};
 use super::error::Error;
+use super::registries::Registries;
+
+/// Bytes of a line about the progress of a pull; the Engine's have some hundred.
+const MAX_LINE: usize = 1 << 20;
 
 /// The settings of an image for the containers made from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -195,31 +199,52 @@ impl Docker {
         })
     }
 
-    /// Pulls one image; the error is a message, from the Engine or from us.
-    pub(super) async fn pull(&self, image: &str) -> Result<(), String> {
+    /// Pulls one image, with the credentials of its registry if there are any; the error is a message, from the
+    /// Engine or from us.
+    pub(super) async fn pull(&self, image: &str, registries: &Registries) -> Result<(), String> {
         let operation = "pulling an image";
+        let mut request = hyper::Request::post(address(image)).header("host", "docker");
+        if let Some(credentials) = registries.header(image) {
+            request = request.header("x-registry-auth", credentials);
+        }
+        let body =
+            Empty::<Bytes>::new().map_err(|never: Infallible| -> io::Error { match never {} });
+        // The credentials are ASCII; what cannot be in a request is the name of the image.
+        let request = request.body(body).map_err(|error| error.to_string())?;
         let lost = |_| "the Docker Engine went away".to_owned();
-        let client = self.client(operation).await.map_err(lost)?;
-        // Without a tag the Engine would pull all tags.
-        let name = image.rsplit('/').next().unwrap_or(image);
-        let tag = (!name.contains([':', '@'])).then(|| "latest".to_owned());
-        let options = CreateImageOptions {
-            from_image: Some(image.to_owned()),
-            tag,
-            ..CreateImageOptions::default()
-        };
-        let mut progress = pin!(client.create_image(Some(options), None, None));
-        while let Some(item) = progress.next().await {
-            if let Err(error) = item {
-                return Err(match (&error, refusal(&error)) {
-                    (_, Some((_, message))) => message.to_owned(),
-                    (Bollard::DockerStreamError { error }, _) => error.clone(),
-                    _ => lost(self.failed(operation, error)),
-                });
+        let answer = self
+            .send(operation, MAX_LINE, request)
+            .await
+            .map_err(lost)?;
+        let mut answer = answer.map_err(|message| {
+            message.unwrap_or_else(|| "the Docker Engine failed without a message".to_owned())
+        })?;
+        while let Some(line) = answer.next_line().await {
+            if let Some(error) = error_of(&line.map_err(lost)?) {
+                return Err(error);
             }
         }
         Ok(())
     }
+}
+
+/// The address of a pull.
+fn address(image: &str) -> String {
+    // Without a tag the Engine would pull all tags.
+    let name = image.rsplit('/').next().unwrap_or(image);
+    let tag = (!name.contains([':', '@'])).then_some(("tag", "latest"));
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("fromImage", image).extend_pairs(tag);
+    format!("/images/create?{}", query.finish())
+}
+
+/// The error in a line about the progress of a pull.
+fn error_of(line: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        error: Option<String>,
+    }
+    serde_json::from_str::<Line>(line).ok()?.error
 }
 
 fn found_image(summary: ImageSummary) -> FoundImage {

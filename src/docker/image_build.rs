@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::dockerfile::{Dockerfile, Frontend, Patch};
 use super::engine::{Docker, Labels, refusal};
 use super::error::Error;
+use super::registries::Registries;
 use super::steps::{Fetching, Progress, Steps};
 
 /// Most attempts of a build whose cached layers are removed meanwhile: each time another program must
@@ -45,6 +46,8 @@ pub struct ImageSpec {
     pub fresh: bool,
     /// The builder.
     pub builder: Builder,
+    /// Credentials for the images that the Dockerfile names.
+    pub registries: Registries,
     /// What the Dockerfile needs. The images that it names are pulled one by one if the builder cannot pull one
     /// of them.
     pub dockerfile: Dockerfile,
@@ -129,6 +132,17 @@ impl Docker {
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
         let mut pull = spec.fresh;
+        let mut missing = Vec::new();
+        // The builder would ask with credentials that the client library encodes in a form that Engines do not read.
+        if spec
+            .dockerfile
+            .images
+            .iter()
+            .any(|image| spec.registries.has(image))
+        {
+            missing = self.ensure_images(spec, output).await?;
+            pull = false;
+        }
         let mut attempts = 1;
         loop {
             let note = match self.build_once(spec, pull, context(&[]), output).await {
@@ -147,7 +161,7 @@ impl Docker {
                     attempts += 1;
                     format!("\nA layer was removed meanwhile ({message}); building again.\n")
                 }
-                Err(failure) => return Err(failure.error),
+                Err(failure) => return Err(with_missing(failure.error, &missing)),
             };
             let _ = output.send(Progress::Restarted).await;
             send_note(output, note).await;
@@ -172,7 +186,7 @@ impl Docker {
             ));
         };
         for image in spec.dockerfile.images.iter().take(MAX_PULLED) {
-            if let Err(why) = self.pull(image).await {
+            if let Err(why) = self.pull(image, &spec.registries).await {
                 add_line(&format!("The image '{image}'"), &why);
             }
         }
@@ -275,6 +289,16 @@ pub(super) fn network_of_steps(network: &str) -> Option<&str> {
         "" | "default" | "bridge" => Some(""),
         "host" | "none" => Some(network),
         _ => None,
+    }
+}
+
+/// An error of a build, and why images that it may have needed are missing.
+pub(super) fn with_missing(error: Error, missing: &[String]) -> Error {
+    match error {
+        Error::Build(message) if !missing.is_empty() => {
+            Error::Build(format!("{message}; {}", missing.join("; ")))
+        }
+        other => other,
     }
 }
 

@@ -19,6 +19,7 @@ mod events;
 mod failed_pulls;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod http;
 mod image;
 mod image_build;
 mod instructions;
@@ -27,6 +28,7 @@ mod logs;
 mod output;
 mod passwd;
 mod processes;
+mod registries;
 mod steps;
 mod tag;
 mod trace;
@@ -42,6 +44,7 @@ pub use self::{
     image_build::{Builder, ImageSpec, is_about_buildkit},
     output::{Output, Stream},
     processes::ProcessWatch,
+    registries::{MAX_REGISTRIES_FILE, Registries},
     steps::{Layer, Progress},
     tag::{tag_for, tag_of_version, version_of},
 };

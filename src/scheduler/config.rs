@@ -31,6 +31,8 @@ pub struct SchedulerConfig {
     pub dns: Option<NameServers>,
     /// Additional lines of its `/etc/hosts`.
     pub extra_hosts: Option<ExtraHosts>,
+    /// The file with the credentials of image registries.
+    pub registry_auth: Option<PathBuf>,
     /// Proxies for image builds and containers.
     pub proxies: HostProxies,
     /// Capabilities that projects may request in their `cap_add`.

@@ -5,6 +5,7 @@
 //! that is recorded as built here is used: commits and children of it carry its labels, too.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,8 +15,11 @@ use tokio::sync::{OnceCell, RwLock, RwLockWriteGuard, mpsc};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::blocking::blocking;
+use super::registry_auth;
 use crate::build::{BuildStore, ImageRecord, ImageRecords, Step, is_prefix};
-use crate::docker::{self, Builder, Docker, Dockerfile, ImageSpec, Layer, Patch, Progress};
+use crate::docker::{
+    self, Builder, Docker, Dockerfile, ImageSpec, Layer, Patch, Progress, Registries,
+};
 use crate::pipe;
 use crate::project::{Context, Digest, ProjectName};
 
@@ -48,6 +52,8 @@ pub(super) struct Wanted {
     pub(super) build_args: BTreeMap<String, String>,
     /// Names of those that the Dockerfile need not declare.
     pub(super) optional_args: Vec<String>,
+    /// The file with the credentials of image registries.
+    pub(super) registry_auth: Option<PathBuf>,
     /// The stage of the Dockerfile; empty for the last.
     pub(super) target: String,
     pub(super) network: String,
@@ -161,6 +167,7 @@ impl Images {
             build_args: wanted.build_args.clone(),
             optional_args: wanted.optional_args.clone(),
             target: wanted.target.clone(),
+            registries: registries(wanted).await?,
             network: wanted.network.clone(),
             fresh,
             builder: wanted.builder,
@@ -343,6 +350,16 @@ pub(super) fn labels(instance: &str, context: &str, uid: &str) -> BTreeMap<Strin
 pub(super) fn own_name(project: &ProjectName, labels: &BTreeMap<String, String>) -> String {
     let context = labels.get(CONTEXT).map_or("", String::as_str);
     docker::tag_of_version(project.as_str(), &docker::version_of(context, labels))
+}
+
+/// The credentials in the configured file, as it is now.
+async fn registries(wanted: &Wanted) -> Result<Registries, docker::Error> {
+    let Some(path) = wanted.registry_auth.clone() else {
+        return Ok(Registries::default());
+    };
+    let read = blocking(move || registry_auth::read(&path)).await;
+    read.unwrap_or_else(|_| Err("it could not be read".to_owned()))
+        .map_err(|wrong| docker::Error::Build(format!("{}: {wrong}", registry_auth::FAILED)))
 }
 
 /// What the Dockerfile needs. If it cannot be read, the build itself fails.

@@ -148,6 +148,7 @@ impl Shared {
             uid,
             build_args,
             optional_args,
+            registry_auth: config.registry_auth.clone(),
             target: settings
                 .target
                 .as_ref()

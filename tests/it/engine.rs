@@ -41,6 +41,7 @@ impl Bench {
             build_args: BTreeMap::from([("uid".to_owned(), "1000".to_owned())]),
             optional_args: vec!["uid".to_owned()],
             target: String::new(),
+            registries: mistry::docker::Registries::default(),
             network: "host".to_owned(),
             fresh: false,
             builder: mistry::docker::Builder::Auto,

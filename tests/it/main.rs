@@ -57,6 +57,7 @@ mod phases;
 mod power_cut;
 mod predecessor_tree;
 mod recovery;
+mod registry_auth;
 mod removed_files;
 mod results;
 mod short_ids;

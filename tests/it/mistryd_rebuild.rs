@@ -139,6 +139,7 @@ async fn only_objects_of_this_instance_are_pruned() {
             build_args: BTreeMap::new(),
             optional_args: vec!["uid".to_owned()],
             target: String::new(),
+            registries: mistry::docker::Registries::default(),
             network: "host".to_owned(),
             fresh: true,
             builder: mistry::docker::Builder::Auto,

@@ -85,6 +85,7 @@ impl TestEngine {
             build_args: BTreeMap::from([("uid".to_owned(), "1000".to_owned())]),
             optional_args: vec!["uid".to_owned()],
             target: String::new(),
+            registries: mistry::docker::Registries::default(),
             network: "none".to_owned(),
             fresh: false,
             builder: mistry::docker::Builder::Auto,

@@ -150,6 +150,7 @@ pub fn rules() -> SchedulerConfig {
         ulimits: None,
         dns: None,
         extra_hosts: None,
+        registry_auth: None,
         proxies: Default::default(),
         cap_add: Default::default(),
         log_limit: 64 << 20,

@@ -12,6 +12,7 @@ mod image_times;
 mod log_times;
 mod logs;
 mod proxies;
+mod registries;
 mod sent;
 mod transports;
 mod trees;

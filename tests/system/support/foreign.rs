@@ -44,6 +44,7 @@ impl ForeignObjects {
                 build_args: BTreeMap::new(),
                 optional_args: vec!["uid".to_owned()],
                 target: String::new(),
+                registries: mistry::docker::Registries::default(),
                 network: "none".to_owned(),
                 fresh: false,
                 builder: mistry::docker::Builder::Auto,

@@ -46,6 +46,15 @@ pub struct BuildSeen {
     pub files: BTreeSet<String>,
 }
 
+/// A pull that was asked for.
+#[derive(Debug, Clone)]
+pub struct PullSeen {
+    pub image: String,
+    pub tag: String,
+    /// `X-Registry-Auth`, if it was sent.
+    pub credentials: Option<String>,
+}
+
 /// An image.
 #[derive(Debug, Clone)]
 pub struct Image {

@@ -2,7 +2,7 @@
 //! speaks to the real one. Its images are directories, its containers processes of the host.
 //!
 //! What it was asked for is recorded; any kind of call can be counted, held back and made to fail. The
-//! kinds: `ping version info events images build tag create start logs wait inspect kill stop remove list history
+//! kinds: `ping version info events images pull build tag create start logs wait inspect kill stop remove list history
 //! inspect-image remove-image archive`. A dropped engine takes its processes with it.
 //!
 //! It proves nothing about Docker; what matters about the real one is tested in `tests/system`.
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::{container::Container, gate::Gates};
 pub use self::{
     container::ContainerSeen,
-    image::{BuildSeen, Image},
+    image::{BuildSeen, Image, PullSeen},
 };
 
 /// The engine; see the head of the file.
@@ -48,6 +48,7 @@ struct Shared {
     sequence: AtomicUsize,
     images: Mutex<Vec<Image>>,
     builds: Mutex<Vec<BuildSeen>>,
+    pulls: Mutex<Vec<PullSeen>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// Ids of those that were started since it is there.
     started: Mutex<BTreeSet<String>>,
@@ -69,6 +70,7 @@ impl Engine {
             sequence: AtomicUsize::new(0),
             images: Mutex::default(),
             builds: Mutex::default(),
+            pulls: Mutex::default(),
             containers: Mutex::default(),
             started: Mutex::default(),
             seen: Mutex::default(),
@@ -208,6 +210,11 @@ impl Engine {
     /// Every image build that was asked for, in order.
     pub fn builds(&self) -> Vec<BuildSeen> {
         self.shared.builds.lock().unwrap().clone()
+    }
+
+    /// Every pull that was asked for, in order.
+    pub fn pulls(&self) -> Vec<PullSeen> {
+        self.shared.pulls.lock().unwrap().clone()
     }
 
     /// The images there are.

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shared,
     container::{Container, State},
-    image::{self, BuildSeen, Image},
+    image::{self, BuildSeen, Image, PullSeen},
 };
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -77,6 +77,7 @@ fn call_name<'a>(method: &Method, parts: &[&'a str]) -> Option<&'a str> {
         ["images", .., "tag"] if post => "tag",
         ["images", ..] if method == Method::DELETE => "remove-image",
         ["images", .., "json"] if get => "inspect-image",
+        ["images", "create"] if post => "pull",
         ["build"] if post => "build",
         ["containers", "json"] if get => "list",
         ["containers", "create"] if post => "create",
@@ -134,6 +135,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
             &parts,
             |image| json!({ "Id": image.id, "Config": { "Labels": image.labels } }),
         ),
+        "pull" => Ok(pull(&shared, &query, request.headers())),
         "build" => build(shared, query, request.into_body()).await,
         "list" => Ok(respond(200, &list(&shared, &query))),
         "create" => create(&shared, &query, request.into_body()).await,
@@ -280,6 +282,24 @@ fn move_tag(images: &mut [Image], to: usize, tag: &str) {
         image.tags.remove(tag);
     });
     images[to].tags.insert(tag.to_owned());
+}
+
+fn pull(shared: &Shared, query: &Query, headers: &hyper::HeaderMap) -> Response<Body> {
+    let get = |name: &str| query.get(name).cloned().unwrap_or_default();
+    let credentials = headers.get("x-registry-auth");
+    shared.pulls.lock().unwrap().push(PullSeen {
+        image: get("fromImage"),
+        tag: get("tag"),
+        credentials: credentials.map(|value| value.to_str().unwrap().to_owned()),
+    });
+    // An error is a line of an answer that has begun.
+    respond(
+        200,
+        &match shared.registry.load(Ordering::Relaxed) {
+            true => json!({ "status": "Pull complete" }),
+            false => json!({ "errorDetail": { "message": "denied" }, "error": "denied" }),
+        },
+    )
 }
 
 async fn build(shared: Arc<Shared>, query: Query, mut body: Incoming) -> Answer {
