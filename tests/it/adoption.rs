@@ -54,11 +54,12 @@ async fn succeeds_the_second_time(daemon: &TestDaemon, id: &str) {
 
 /// The part of the log that follows the image build.
 fn log(daemon: &TestDaemon, id: &str) -> Vec<u8> {
-    const BUILT: &[u8] = b"Successfully tagged mistry-gated\n";
+    const BUILT: &[u8] = b"Successfully tagged mistry-";
     let path = daemon.home.build("gated", "ready", id).join("out.log");
     let log = std::fs::read(path).unwrap();
-    let built = log.windows(BUILT.len()).position(|at| at == BUILT);
-    log[built.unwrap() + BUILT.len()..].to_vec()
+    let mut lines = log.split_inclusive(|byte| *byte == b'\n');
+    lines.find(|line| line.starts_with(BUILT)).unwrap();
+    lines.collect::<Vec<_>>().concat()
 }
 
 #[tokio::test]

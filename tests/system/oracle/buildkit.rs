@@ -349,7 +349,7 @@ fn a_cancelled_build_ends_its_steps() {
         &daemon,
         "",
         &format!(
-            "RUN --mount=type=tmpfs,target=/t echo be''gun; exec /bin/busybox sleep {seconds}\n"
+            "RUN --mount=type=tmpfs,target=/t echo be''gun; /bin/busybox sleep {seconds}; true\n"
         ),
     );
     let id = daemon.submit(json!({"project": "p"}));
