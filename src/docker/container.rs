@@ -16,6 +16,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use super::container_spec::ContainerSpec;
+use super::dialect::Dialect;
 use super::engine::{Docker, label_filter, refusal};
 use super::error::Error;
 
@@ -71,7 +72,12 @@ impl Docker {
     /// UTF-8; [`Error::Unreachable`]; [`Error::Api`], also for a host path that does not exist.
     pub async fn create(&self, spec: &ContainerSpec) -> Result<String, Error> {
         let operation = "creating a container";
-        let body = spec.body(self.traits().await?)?;
+        let traits = self.traits().await?;
+        let dialect = traits.dialect;
+        let body = spec.body(traits)?;
+        if dialect.creates_mount_sources() {
+            spec.check_mount_sources(operation).await?;
+        }
         let options = CreateContainerOptions {
             name: Some(spec.name.clone()),
             ..CreateContainerOptions::default()
@@ -85,7 +91,9 @@ impl Docker {
                 Some((404, said)) if said.to_ascii_lowercase().contains("no such image") => {
                     Error::NoSuchImage(spec.image.clone())
                 }
-                Some((409, _)) => Error::NameTaken(spec.name.clone()),
+                Some((status, said)) if dialect.is_name_taken(status, said) => {
+                    Error::NameTaken(spec.name.clone())
+                }
                 _ => self.failed(operation, error),
             }),
         }
@@ -150,7 +158,7 @@ impl Docker {
             }
         };
         // Success needs no second request: the caller learns of such a kill from the events.
-        if code == 0 {
+        if code == 0 && !self.dialect().hides_oom_kills() {
             return Ok(Exit {
                 code,
                 oom_killed: false,
@@ -189,7 +197,15 @@ impl Docker {
         })
     }
 
-    async fn state(&self, operation: &str, container: &str) -> Result<ContainerState, Error> {
+    pub(super) async fn state(
+        &self,
+        operation: &'static str,
+        container: &str,
+    ) -> Result<ContainerState, Error> {
+        self.client(operation).await?;
+        if self.dialect() == Dialect::Podman {
+            return self.podman_state(operation, container).await;
+        }
         let inspected = self.call(operation, async |docker| {
             docker
                 .inspect_container(container, None::<InspectContainerOptions>)
@@ -236,10 +252,11 @@ impl Docker {
             docker.kill_container(container, Some(options)).await
         });
         match killed.await? {
-            Err(error) if !matches!(refusal(&error), Some((409, _))) => {
-                Err(self.failed_on(operation, container, error))
-            }
-            _ => Ok(()),
+            Err(error) => match refusal(&error) {
+                Some((status, said)) if self.dialect().is_not_running(status, said) => Ok(()),
+                _ => Err(self.failed_on(operation, container, error)),
+            },
+            Ok(()) => Ok(()),
         }
     }
 
@@ -368,6 +385,8 @@ fn ended(state: &ContainerState) -> ContainerStatus {
 fn exec_status(said: &str) -> Option<i64> {
     const MISSING: [&str; 2] = ["executable file not found", "no such file or directory"];
     const FORBIDDEN: [&str; 2] = ["permission denied", "is a directory"];
+    // The OCI runtime crun begins such words with a capital letter.
+    let said = said.to_ascii_lowercase();
     let is_any = |of: [&str; 2]| of.iter().any(|part| said.contains(part));
     // A mount can fail with the same message, together with paths of the host.
     match said.contains("mount") {
@@ -395,6 +414,11 @@ mod tests {
             ("exec: \"/etc\": permission denied: unknown", Some(126)),
             ("exec: \"/etc\": is a directory: unknown", Some(126)),
             ("error mounting \"/srv/x\": no such file or directory", None),
+            (
+                "crun: executable file `/nope` not found: No such file or directory: OCI runtime attempted to \
+                 invoke a command that was not found",
+                Some(127),
+            ),
             ("cannot join the network", None),
         ] {
             assert_eq!(exec_status(said), status, "{said}");

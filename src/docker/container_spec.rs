@@ -3,17 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
-};
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType, ResourcesUlimits};
 
 use super::engine::{Traits, utf8};
 use super::error::Error;
-use super::output::LOG_OVERHEAD;
-
-/// Space in the log file beyond the bound, so that an entry that exceeds it is still complete; an entry is 1
-/// MB at most.
-const LOG_MARGIN: u64 = 4 << 20;
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +77,19 @@ pub struct Ulimit {
 }
 
 impl ContainerSpec {
+    /// Refuses a mount whose source is missing, as Docker does.
+    pub(super) async fn check_mount_sources(&self, operation: &str) -> Result<(), Error> {
+        for source in std::iter::once(&self.data).chain(self.mounts.keys()) {
+            if !tokio::fs::try_exists(source).await.unwrap_or(false) {
+                return Err(Error::Refused {
+                    operation: operation.to_owned(),
+                    said: format!("{MISSING_SOURCE}: {}", source.display()),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The request that creates it.
     pub(super) fn body(&self, engine: Traits) -> Result<ContainerCreateBody, Error> {
         let mut mounts = vec![bind(&self.data, "/data")?];
@@ -97,9 +103,12 @@ impl ContainerSpec {
                 true => self.cap_drop.clone(),
                 false => vec!["ALL".to_owned()],
             }),
+            cap_add: is_root(&self.user)
+                .then(|| engine.dialect.capabilities_of_root(&self.cap_drop))
+                .filter(|added| !added.is_empty()),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
             auto_remove: Some(false),
-            log_config: Some(log_config(self.log_bytes)),
+            log_config: Some(engine.dialect.log_config(self.log_bytes)),
             memory: self.limits.memory.map(signed),
             // The number is rounded to billionths of a CPU; the Engine refuses invalid ones.
             nano_cpus: self.limits.cpus.map(|cpus| (cpus * 1e9).round() as i64),
@@ -111,7 +120,7 @@ impl ContainerSpec {
             extra_hosts: some(self.options.extra_hosts.clone()),
             cgroup_parent: self.slice.clone().filter(|_| engine.has_slices),
             // The files of builds belong to users of the host, as does the host's network.
-            userns_mode: engine.remaps_users.then(|| "host".to_owned()),
+            userns_mode: engine.user_namespace.map(str::to_owned),
             ..HostConfig::default()
         };
         Ok(ContainerCreateBody {
@@ -125,6 +134,9 @@ impl ContainerSpec {
         })
     }
 }
+
+/// The words of Docker about a source that is missing.
+const MISSING_SOURCE: &str = "bind source path does not exist";
 
 /// A mount, not a `-v` bind, so that a missing directory is an error and not created by root.
 fn bind(host: &Path, inside: &str) -> Result<Mount, Error> {
@@ -147,24 +159,6 @@ fn ulimit(limit: &Ulimit) -> ResourcesUlimits {
 /// A list, unless it is empty.
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
-}
-
-/// Uses the `local` driver, because the others change or drop bytes, and one file without rotation, because a
-/// rotation would delete the first bytes.
-fn log_config(bytes: u64) -> HostConfigLogConfig {
-    let size = bytes
-        .saturating_mul(LOG_OVERHEAD)
-        .saturating_add(LOG_MARGIN);
-    let config = [
-        ("max-size", signed(size).to_string()),
-        ("max-file", "1".to_owned()),
-        // The Engine refuses compression with only one file.
-        ("compress", "false".to_owned()),
-    ];
-    HostConfigLogConfig {
-        typ: Some("local".to_owned()),
-        config: Some(config.map(|(key, value)| (key.to_owned(), value)).into()),
-    }
 }
 
 fn is_root(user: &str) -> bool {
@@ -283,19 +277,12 @@ mod tests {
         assert_eq!((plain.cgroup_parent, plain.userns_mode), (None, None));
         let engine = Traits {
             has_slices: true,
-            remaps_users: true,
+            user_namespace: Some("host"),
+            ..Traits::default()
         };
         let host = spec.body(engine).unwrap().host_config.unwrap();
         assert_eq!(host.cgroup_parent.as_deref(), Some("s.slice"));
         assert_eq!(host.userns_mode.as_deref(), Some("host"));
-    }
-
-    #[test]
-    fn the_log_of_empty_lines_fits_the_driver() {
-        let config = host(&spec()).log_config.unwrap().config.unwrap();
-        assert!(config["max-size"].parse::<u64>().unwrap() >= 28 << 20);
-        assert_eq!(config["max-file"], "1");
-        log_config(u64::MAX);
     }
 
     #[test]

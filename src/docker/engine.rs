@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error as Bollard;
-use bollard::models::SystemInfoCgroupDriverEnum;
+use bollard::models::{SystemInfoCgroupDriverEnum, SystemVersion};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::counter::Counter;
+use super::dialect::Dialect;
 use super::error::{Cause, Error};
 use super::failed_pulls::FailedPulls;
 
@@ -50,6 +51,9 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Agreed {
     client: bollard::Docker,
+    dialect: Dialect,
+    /// The Engine's own words about its version.
+    version: SystemVersion,
     /// `None` until requested.
     traits: Option<Traits>,
 }
@@ -59,8 +63,16 @@ struct Agreed {
 pub(super) struct Traits {
     /// systemd makes the cgroups of its containers: other cgroup drivers have no slices.
     pub(super) has_slices: bool,
-    /// It maps container users to other users of the host (`userns-remap`), unless told otherwise.
-    pub(super) remaps_users: bool,
+    /// The user namespace in which container users are the same users of the host, if it is not the default.
+    pub(super) user_namespace: Option<&'static str>,
+    pub(super) dialect: Dialect,
+}
+
+impl Traits {
+    /// Container users are other users of the host (`userns-remap`), unless told otherwise.
+    pub(super) fn remaps_users(self) -> bool {
+        self.user_namespace == Some("host")
+    }
 }
 
 impl Docker {
@@ -81,20 +93,22 @@ impl Docker {
         })
     }
 
-    /// Whether the Engine answers.
+    /// Whether the Engine answers. Notices that another one answers now.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not.
+    /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not; [`Error::Unsupported`].
     pub async fn ping(&self) -> Result<(), Error> {
         let operation = "checking whether it answers";
-        // The version negotiation is an answer too, so that the first ping is one round trip.
-        match self.negotiated() {
-            None => self.negotiate(operation).await.map(drop),
-            Some(client) => {
-                let pong = self.within(PING_TIMEOUT, operation, client.ping()).await?;
-                pong.map(drop).map_err(|e| self.failed(operation, e))
-            }
+        let Some(client) = self.negotiated() else {
+            return self.negotiate(operation).await.map(drop);
+        };
+        let version = self.ask_version(operation, &client).await?;
+        let is_another = |agreed: &Agreed| agreed.version != version;
+        // It may have been replaced without a call that failed meanwhile.
+        if self.slot().as_ref().is_none_or(is_another) {
+            self.negotiate(operation).await?;
         }
+        Ok(())
     }
 
     /// The Engine's version, as in `20.10.24`.
@@ -157,12 +171,41 @@ impl Docker {
     /// Agrees on an API version: old Engines refuse newer versions than theirs, new Engines very old ones,
     /// and only this request needs no version.
     async fn negotiate(&self, operation: &str) -> Result<bollard::Docker, Error> {
-        let agreed = self.connect(operation).await?;
+        let client = self.connect(operation).await?;
+        let version = self.ask_version(operation, &client).await?;
+        let dialect = Dialect::of(&version).map_err(Error::Unsupported)?;
         *self.slot() = Some(Agreed {
-            client: agreed.clone(),
+            client: client.clone(),
+            dialect,
+            version,
             traits: None,
         });
-        Ok(agreed)
+        Ok(client)
+    }
+
+    async fn ask_version(
+        &self,
+        operation: &str,
+        client: &bollard::Docker,
+    ) -> Result<SystemVersion, Error> {
+        let version = self.within(PING_TIMEOUT, operation, client.version());
+        version.await?.map_err(|e| self.failed(operation, e))
+    }
+
+    /// The dialect of the Engine that was agreed with last; Docker's if there is none.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.slot()
+            .as_ref()
+            .map(|agreed| agreed.dialect)
+            .unwrap_or_default()
+    }
+
+    /// Whether the log driver leaves line ends out.
+    pub(super) fn leaves_line_ends_out(&self) -> bool {
+        self.slot().as_ref().is_some_and(|agreed| {
+            let api = agreed.client.client_version();
+            agreed.dialect.leaves_line_ends_out(&api)
+        })
     }
 
     /// A client with a new connection, which has agreed on a version.
@@ -198,9 +241,11 @@ impl Docker {
         let answer = self.call(operation, async |docker| docker.info().await);
         let info = answer.await?.map_err(|e| self.failed(operation, e))?;
         let options = info.security_options.unwrap_or_default();
+        let dialect = self.dialect();
         let traits = Traits {
             has_slices: info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD),
-            remaps_users: options.iter().any(|option| option == "name=userns"),
+            user_namespace: dialect.user_namespace(&options),
+            dialect,
         };
         if let Some(agreed) = self.slot().as_mut() {
             agreed.traits = Some(traits);
@@ -252,10 +297,7 @@ impl Docker {
                     *self.slot() = None;
                 }
                 match refusal(&other) {
-                    // A missing network is the only 404 that is caused by the request's own settings.
-                    Some((status, said))
-                        if status == 400 || (status == 404 && said.starts_with("network ")) =>
-                    {
+                    Some((status, said)) if self.dialect().is_refused_setting(status, said) => {
                         return Error::Refused {
                             operation: operation.to_owned(),
                             said: said.to_owned(),

@@ -15,6 +15,9 @@ pub enum Error {
         /// The error of the connection.
         source: Cause,
     },
+    /// The Engine is too old, as a sentence that says what is needed.
+    #[error("{0}")]
+    Unsupported(String),
     /// The image is not on this host.
     #[error("there is no docker image '{0}'")]
     NoSuchImage(String),

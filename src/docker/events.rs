@@ -42,13 +42,19 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Docker {
-    /// Whether the Engine that answers now started the container, as far as it remembers: it stores its last
-    /// 256 events in memory, and none of an earlier Engine process.
+    /// Whether the end of an ended container was its own: the Engine that answers now started it, as far as it
+    /// remembers: it stores its last 256 events in memory, and none of an earlier Engine process. Where containers
+    /// outlive the Engine, its end was seen.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn has_started(&self, container: &str) -> Result<bool, Error> {
         let operation = "asking whether it started a container";
+        self.client(operation).await?;
+        if self.dialect().containers_outlive_engine() {
+            let state = self.state(operation, container).await?;
+            return Ok(state.finished_at.is_some());
+        }
         let options = EventsOptions {
             // With an end in the past, the Engine sends only stored events.
             since: Some("0".to_owned()),

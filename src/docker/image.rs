@@ -14,12 +14,16 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use serde::Deserialize;
 
+use super::dialect::Dialect;
 use super::engine::{Docker, label_filter, refusal};
 use super::error::Error;
 use super::registries::Registries;
 
 /// Bytes of a line about the progress of a pull; the Engine's have some hundred.
 const MAX_LINE: usize = 1 << 20;
+
+/// Most listings of images of podman that are tried while other images are removed.
+const MAX_LISTINGS: usize = 10;
 
 /// The settings of an image for the containers made from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,10 +107,25 @@ impl Docker {
 
     async fn list_images(&self, options: ListImagesOptions) -> Result<Vec<ImageSummary>, Error> {
         let operation = "looking for images";
-        let found = self.call(operation, async |docker| {
-            docker.list_images(Some(options)).await
-        });
-        found.await?.map_err(|e| self.failed(operation, e))
+        let mut attempts = 1;
+        loop {
+            let found = self.call(operation, async |docker| {
+                docker.list_images(Some(options.clone())).await
+            });
+            match found.await? {
+                Err(error) if attempts < MAX_LISTINGS && self.is_lost_image(&error) => {
+                    attempts += 1
+                }
+                found => return found.map_err(|error| self.failed(operation, error)),
+            }
+        }
+    }
+
+    /// podman lists no image if one is removed meanwhile.
+    fn is_lost_image(&self, error: &bollard::errors::Error) -> bool {
+        let is_lost =
+            |(status, said): (u16, &str)| status == 500 && said.contains("image not known");
+        self.dialect() == Dialect::Podman && refusal(error).is_some_and(is_lost)
     }
 
     /// The instruction that made the newest layer of an image, as the Engine reports it; empty if it is

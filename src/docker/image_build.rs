@@ -91,6 +91,9 @@ impl Docker {
             network: self.network_of_steps(&spec.network).await?,
             ..spec.clone()
         };
+        if self.traits().await?.dialect.has_one_builder() {
+            return self.build_with_classic(spec, &context, &output).await;
+        }
         let is_for_buildkit = match spec.builder {
             Builder::Auto => needs_buildkit(spec),
             Builder::Classic => false,
@@ -150,14 +153,18 @@ impl Docker {
                 Err(Failure {
                     error: Error::Build(message),
                     fetching,
-                }) if pull && is_pull(fetching, &message) => {
+                }) if pull
+                    && (is_pull(fetching, &message) || self.dialect().is_failed_pull(&message)) =>
+                {
                     pull = false;
                     self.pull_each(spec, fetching, &message).await
                 }
                 Err(Failure {
                     error: Error::Build(message),
                     ..
-                }) if attempts < MAX_BUILD_ATTEMPTS && is_lost_layer(&message) => {
+                }) if attempts < MAX_BUILD_ATTEMPTS
+                    && (is_lost_layer(&message) || self.dialect().is_lost_layer(&message)) =>
+                {
                     attempts += 1;
                     format!("\nA layer was removed meanwhile ({message}); building again.\n")
                 }
@@ -171,7 +178,7 @@ impl Docker {
     /// The network of `RUN` steps. An Engine that remaps users refuses the host's network, except to
     /// containers that are not remapped; the steps then use the Engine's default.
     async fn network_of_steps(&self, network: &str) -> Result<String, Error> {
-        let is_refused = network == "host" && self.traits().await?.remaps_users;
+        let is_refused = network == "host" && self.traits().await?.remaps_users();
         Ok(if is_refused { "" } else { network }.to_owned())
     }
 

@@ -24,15 +24,6 @@ use super::output::{Output, Stream};
 /// Bytes of the largest entry of a log: the buffer of the Engine's log copier.
 const MAX_ENTRY_BYTES: usize = 16 << 10;
 
-/// The API version (minor version of 1) of the first Engine that returns all line ends.
-const FIRST_WHOLE: usize = 42;
-
-/// True for an Engine that leaves line ends out.
-pub(super) fn are_left_out(client: &bollard::Docker) -> bool {
-    let version = client.client_version();
-    version.major_version == 1 && version.minor_version < FIRST_WHOLE
-}
-
 /// Inserts missing line ends while the entries of a log pass.
 #[derive(Debug, Default)]
 pub(super) struct LineEnds {
@@ -135,7 +126,7 @@ impl LineEnds {
 impl Docker {
     /// Begins to count the output of a container, if that will be needed; it must not be started yet.
     pub(super) async fn count_output(&self, container: &str) {
-        let Some(client) = self.negotiated().filter(are_left_out) else {
+        let Some(client) = self.negotiated().filter(|_| self.leaves_line_ends_out()) else {
             return;
         };
         if let Some(counter) = Counter::begin(&client, container).await {

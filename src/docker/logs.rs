@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::Docker;
 use super::error::Error;
-use super::line_ends::{self, LineEnds};
+use super::line_ends::LineEnds;
 use super::output::{Output, Stream, split_stamp, stamp};
 
 impl Docker {
@@ -144,7 +144,7 @@ impl LogReader {
             Some(frames) => frames,
             closed => {
                 let client = self.docker.client(READING_LOGS).await?;
-                let are_left_out = line_ends::are_left_out(&client);
+                let are_left_out = self.docker.leaves_line_ends_out();
                 let counter = || self.docker.counter(&self.container);
                 self.line_ends = are_left_out.then(|| LineEnds::new(counter()));
                 let options = LogsOptions {

@@ -23,6 +23,8 @@ const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 const ENGINE_PARENT: &str = "docker";
 /// The Engine's default parent where systemd makes them.
 const SYSTEMD_PARENT: &str = "system.slice";
+/// podman's default parent where it makes the cgroups itself.
+const PODMAN_PARENT: &str = "libpod_parent";
 /// The kernel's count of refusals.
 const EVENTS_FILE: &str = "pids.events";
 /// The processes of a cgroup.
@@ -180,10 +182,13 @@ impl Changes {
 /// The possible paths of a container's cgroup below `root`, by cgroup driver and slice.
 fn cgroups(root: &Path, container: &str, slice: &str) -> Vec<PathBuf> {
     let scope = format!("docker-{container}.scope");
+    let podman_scope = format!("libpod-{container}.scope");
     vec![
         root.join(ENGINE_PARENT).join(container),
         root.join(slice_path(slice)).join(&scope),
         root.join(SYSTEMD_PARENT).join(&scope),
+        root.join(PODMAN_PARENT).join(format!("libpod-{container}")),
+        root.join(slice_path(slice)).join(podman_scope),
     ]
 }
 
@@ -221,7 +226,7 @@ mod tests {
     /// The files are ordinary ones here; those of a kernel are in `tests/system/confinement.rs`.
     #[tokio::test]
     async fn a_refused_process_is_detected_wherever_and_whenever_the_cgroup_is_created() {
-        for (at, is_late) in [(0, false), (1, false), (2, false), (1, true)] {
+        for (at, is_late) in [(0, false), (1, false), (2, false), (3, false), (1, true)] {
             let root = tempfile::tempdir().unwrap();
             let cgroups = cgroups(root.path(), "c0ffee", "a-b.slice");
             let cgroup = cgroups[at].clone();

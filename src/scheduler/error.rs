@@ -89,7 +89,7 @@ pub enum Error {
     #[error("Server is overloaded; try again later")]
     BacklogFull,
     /// No Docker Engine answers, so nothing new can be built.
-    #[error("the Docker Engine cannot be reached; try again later")]
+    #[error("{}", away_sentence(.0))]
     EngineAway(#[source] docker::Error),
     /// An image cannot be built; with the Engine's message.
     #[error("could not build docker image '{0}': {1}")]
@@ -163,5 +163,13 @@ impl Error {
             true => Error::NoRecord(project.clone(), id),
             false => Error::UnknownJob(project.clone(), id),
         }
+    }
+}
+
+/// Why nothing new can be built: no Engine answers, or one that is too old.
+fn away_sentence(error: &docker::Error) -> String {
+    match error {
+        docker::Error::Unsupported(sentence) => sentence.clone(),
+        _ => "the Docker Engine cannot be reached; try again later".to_owned(),
     }
 }

@@ -67,6 +67,7 @@ fn image_sentence(error: &docker::Error) -> String {
             _ => "its files could not be read".to_owned(),
         },
         docker::Error::Unreachable { .. } => "the Docker Engine went away".to_owned(),
+        docker::Error::Unsupported(sentence) => sentence.clone(),
         _ => "the Docker Engine failed".to_owned(),
     }
 }
@@ -85,6 +86,7 @@ const NEEDS_BUILDKIT: &str = "this Dockerfile needs BuildKit, and the configurat
 fn container_sentence(error: &docker::Error) -> String {
     match error {
         docker::Error::Unreachable { .. } => ": the Docker Engine went away".to_owned(),
+        docker::Error::Unsupported(sentence) => format!(": {sentence}"),
         docker::Error::NoSuchContainer(_) => ": it was removed by another program".to_owned(),
         // The message would contain a path of the host.
         docker::Error::Refused { said, .. } if said.contains("bind source path") => {

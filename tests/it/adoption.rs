@@ -17,8 +17,14 @@ const SCRIPT: &str = "
 const PRINTED: &[u8] = b"one\ntwo\nwaiting\nthree\xff\n";
 
 async fn daemon() -> (TestDaemon, String) {
+    daemon_on(None).await
+}
+
+/// On podman of this version, or on Docker.
+async fn daemon_on(podman: Option<&str>) -> (TestDaemon, String) {
     let daemon = TestDaemon::builder().await.script("gated", SCRIPT);
     let daemon = daemon.start().await;
+    daemon.home.engine.speak_as(podman);
     let id = daemon.submit(job("gated")).await;
     until(&daemon, &id, "waiting").await;
     (daemon, id)
@@ -152,6 +158,33 @@ async fn a_build_that_the_engine_ended_or_lost_is_run_again() {
             "{whole}"
         );
     }
+}
+
+/// podman has exit code 0 for a container that ran when the host went down.
+#[tokio::test]
+async fn a_build_that_ran_on_podman_when_the_host_went_down_is_run_again() {
+    let (mut daemon, id) = daemon_on(Some("5.4.2")).await;
+    daemon.stop().await;
+    daemon.home.engine.stop().await;
+    daemon.home.engine.lose_power().await;
+    daemon.home.engine.start_again();
+    daemon.start_again().await;
+    succeeds_the_second_time(&daemon, &id).await;
+}
+
+/// podman has not ended what ended while it was away.
+#[tokio::test]
+async fn a_build_that_ended_while_podman_was_away_has_its_result() {
+    let (daemon, id) = daemon_on(Some("5.4.2")).await;
+    daemon.home.engine.stop().await;
+    open_gate(&daemon, &id, "3").await;
+    daemon.home.engine.ended(0).await;
+    daemon.home.engine.start_again();
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["ExitCode"], &info["Attempt"]),
+        (&json!("failed"), &json!(3), &json!(1))
+    );
 }
 
 /// A build may have taken SIGTERM for a good reason to end: with 0 and half its result.

@@ -290,7 +290,6 @@ async fn an_engine_that_stops_is_unreachable_and_works_again_when_it_is_back() {
     bench.engine.start_again();
     bench.docker.ping().await.unwrap();
     bench.docker.create(&bench.container(&image)).await.unwrap();
-    assert_eq!(bench.engine.count("version"), 2);
 }
 
 #[tokio::test]

@@ -54,6 +54,7 @@ mod panics;
 mod param_schema;
 mod paused;
 mod phases;
+mod podman;
 mod power_cut;
 mod predecessor_tree;
 mod recovery;

@@ -414,20 +414,20 @@ async fn a_fifo_in_the_place_of_a_log_blocks_no_client() {
 #[tokio::test]
 async fn a_client_that_waits_while_the_engine_does_not_answer_learns_that_nothing_was_accepted() {
     let (home, daemon) = process(&["succeed", "output"]).await;
-    // The version is negotiated: later pings do nothing else.
+    // An Engine is asked for its version before each build.
     let at = daemon.at.clone();
     at.ask(Ask::post("/jobs", &job("output"))).await.expect(201);
-    let pings = home.engine.count("ping");
-    home.engine.hold("ping");
+    let asked = home.engine.count("version");
+    home.engine.hold("version");
     let waiting = tokio::spawn(async move { at.ask(Ask::post("/jobs", &job("succeed"))).await });
-    home.engine.wait_for("ping", pings + 1).await;
+    home.engine.wait_for("version", asked + 1).await;
     daemon.end(Signal::TERM).await;
     let answer = waiting.await.unwrap().expect(503);
     assert_eq!(answer.header("location"), "", "{}", answer.text());
     assert!(answer.json().get("job").is_none(), "{}", answer.text());
     assert!(answer.header("retry-after").parse::<u32>().is_ok());
     assert!(home.ids("succeed", "pending").is_empty());
-    home.engine.release("ping");
+    home.engine.release("version");
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn a_client_that_connects_before_the_daemon_runs_is_answered_over_tcp_and_
 #[tokio::test]
 async fn it_is_ready_before_the_engine_answers_and_announces_its_end() {
     let (home, manager) = home().await;
-    home.engine.hold("ping");
+    home.engine.hold("version");
     let service = manager.start(&home);
     manager.notified("READY=1").await;
     let answer = manager.over_unix().ask(Ask::get("/index/")).await;
@@ -54,7 +54,7 @@ async fn it_is_ready_before_the_engine_answers_and_announces_its_end() {
     service.signal(Signal::TERM);
     manager.notified("STOPPING=1").await;
     assert_eq!(service.ended().await, 0);
-    home.engine.release("ping");
+    home.engine.release("version");
 }
 
 /// Also over connections without a request at the moment of SIGTERM.

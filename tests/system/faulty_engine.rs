@@ -303,7 +303,7 @@ fn an_engine_that_is_slow_to_answer_is_waited_for() {
     harness.ends_well(&id);
     assert_eq!(harness.proxy.faults(), 6, "{}", harness.proxy.summary());
     // But whether it is there must be said at once.
-    harness.proxy.next("ping", Fault::HoldAnswer(slow));
+    harness.proxy.next("version", Fault::HoldAnswer(slow));
     let answer = harness
         .daemon
         .post("/jobs", &json!({"project": "held", "params": {"n": "2"}}));

@@ -62,9 +62,13 @@ impl Engine {
             filters: Some(labelled(label)),
             ..Default::default()
         };
-        self.runtime
-            .block_on(self.docker.list_images(Some(options)))
-            .unwrap()
+        let listed = || {
+            let listed = self.docker.list_images(Some(options.clone()));
+            self.runtime.block_on(listed)
+        };
+        // podman lists none if another test removes one meanwhile.
+        let mut tries = (0..20).map(|_| listed());
+        tries.find_map(Result::ok).expect("a list of images")
     }
 
     pub fn container(&self, id: &str) -> ContainerInspectResponse {

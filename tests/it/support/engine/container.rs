@@ -122,11 +122,23 @@ impl Container {
                 "Status": self.summary()["State"], "Running": running, "ExitCode": code,
                 "OOMKilled": false, "Paused": false, "Restarting": false, "Dead": false,
                 "Error": "", "Pid": 0,
-                "FinishedAt": self.ended_at.lock().unwrap().unwrap_or_default().to_string(),
+                "FinishedAt": self.finished_at(),
             },
             "Config": { "Labels": self.labels(), "User": self.spec["User"] },
             "HostConfig": self.spec["HostConfig"],
         })
+    }
+
+    /// The first moment of the calendar if its end was not seen, as the real ones have it.
+    fn finished_at(&self) -> String {
+        let at = *self.ended_at.lock().unwrap();
+        at.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), |at| at.to_string())
+    }
+
+    /// As if the host had gone down and podman had found the container in its state afterwards.
+    pub fn lose_its_end(&self) {
+        *self.ended_at.lock().unwrap() = None;
+        self.state.send_replace(State::Exited(0));
     }
 
     /// The directory of the host that is `/data` inside.

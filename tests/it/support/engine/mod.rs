@@ -10,6 +10,7 @@
 mod container;
 mod gate;
 mod image;
+mod kind;
 mod serve;
 
 use std::{
@@ -45,6 +46,8 @@ struct Shared {
     registry: AtomicBool,
     lossy: AtomicBool,
     driver: Mutex<String>,
+    /// The version of podman that it says it is.
+    podman: Mutex<Option<String>>,
     sequence: AtomicUsize,
     images: Mutex<Vec<Image>>,
     builds: Mutex<Vec<BuildSeen>>,
@@ -67,6 +70,7 @@ impl Engine {
             registry: AtomicBool::new(true),
             lossy: AtomicBool::new(false),
             driver: Mutex::new("cgroupfs".to_owned()),
+            podman: Mutex::new(None),
             sequence: AtomicUsize::new(0),
             images: Mutex::default(),
             builds: Mutex::default(),
@@ -94,6 +98,11 @@ impl Engine {
     pub fn speak(&self, newest: usize, oldest: usize) {
         self.shared.api.0.store(newest, Ordering::Relaxed);
         self.shared.api.1.store(oldest, Ordering::Relaxed);
+    }
+
+    /// Lets it be podman of this version, or Docker, with its log drivers, its words and its ways.
+    pub fn speak_as(&self, podman: Option<&str>) {
+        *self.shared.podman.lock().unwrap() = podman.map(str::to_owned);
     }
 
     /// Whether pulls succeed; they do at first. A base other than `scratch` is on this host always.
@@ -204,6 +213,14 @@ impl Engine {
             if remove {
                 self.shared.containers.lock().unwrap().remove(&container.id);
             }
+        }
+    }
+
+    /// Kills every container, as a host does that goes down, and does not know afterwards how it ended.
+    pub async fn lose_power(&self) {
+        self.take_down(false).await;
+        for container in self.shared.containers.lock().unwrap().values() {
+            container.lose_its_end();
         }
     }
 

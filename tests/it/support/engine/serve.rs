@@ -26,6 +26,7 @@ use super::{
     Shared,
     container::{Container, State},
     image::{self, BuildSeen, Image, PullSeen},
+    kind,
 };
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -111,7 +112,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
     };
     match call {
         "ping" => Ok(text("OK")),
-        "version" => Ok(respond(200, &version(&shared))),
+        "version" => Ok(respond(200, &kind::version(&shared))),
         "networks" => Ok(respond(
             200,
             &json!([{"Name": "bridge"}, {"Name": "host"}, {"Name": "none"}]),
@@ -188,15 +189,6 @@ fn unversioned(shared: &Shared, path: &str) -> Result<String, (u16, String)> {
     let message =
         format!("client version 1.{asked} is too {age}. {word} supported API version is 1.{bound}");
     Err((400, message))
-}
-
-fn version(shared: &Shared) -> Value {
-    let newest = shared.api.0.load(Ordering::Relaxed);
-    let oldest = shared.api.1.load(Ordering::Relaxed);
-    json!({
-        "Version": "0.0.0-fake", "ApiVersion": format!("1.{newest}"),
-        "MinAPIVersion": format!("1.{oldest}"), "Os": "linux", "Arch": "amd64",
-    })
 }
 
 /// The values of one filter; the API knows lists, and maps to booleans.
@@ -404,6 +396,8 @@ async fn create(shared: &Shared, query: &Query, body: Incoming) -> Answer {
     let bytes = body.collect().await.map_err(internal)?.to_bytes();
     let spec: Value = serde_json::from_slice(&bytes).map_err(|e| (400, e.to_string()))?;
     let image = spec["Image"].as_str().unwrap_or("");
+    let is_podman = shared.podman.lock().unwrap().is_some();
+    kind::check_log_driver(&spec, is_podman)?;
     let root = {
         let images = shared.images.lock().unwrap();
         let found = images.iter().find(|one| one.is(image));
@@ -415,7 +409,9 @@ async fn create(shared: &Shared, query: &Query, body: Incoming) -> Answer {
         .flatten()
     {
         let source = mount["Source"].as_str().unwrap_or("");
-        if !std::path::Path::new(source).exists() {
+        if is_podman {
+            std::fs::create_dir_all(source).map_err(internal)?;
+        } else if !std::path::Path::new(source).exists() {
             let said = "invalid mount config for type \"bind\": bind source path does not exist";
             return Err((400, format!("{said}: {source}")));
         }
@@ -430,11 +426,7 @@ async fn create(shared: &Shared, query: &Query, body: Incoming) -> Answer {
         .cloned()
         .unwrap_or_else(|| format!("nameless_{number}"));
     if let Some(other) = shared.container(&name) {
-        let message = format!(
-            "Conflict. The container name \"/{name}\" is already in use by container \"{}\".",
-            other.id
-        );
-        return Err((409, message));
+        return Err(kind::name_taken(&name, &other.id, is_podman));
     }
     let container = Container::new(id.clone(), name, spec, root);
     shared.seen.lock().unwrap().push(container.clone());
