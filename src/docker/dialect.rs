@@ -76,6 +76,11 @@ impl Dialect {
         self == Dialect::Podman
     }
 
+    /// The log has pieces of lines of both outputs in turn.
+    pub(super) fn splits_lines(self) -> bool {
+        self == Dialect::Podman
+    }
+
     /// The log driver of an Engine with this API version leaves line ends out.
     pub(super) fn leaves_line_ends_out(self, api: &bollard::ClientVersion) -> bool {
         self == Dialect::Docker && api.major_version == 1 && api.minor_version < FIRST_WHOLE

@@ -18,6 +18,7 @@ use super::engine::Docker;
 use super::error::Error;
 use super::line_ends::LineEnds;
 use super::output::{Output, Stream, split_stamp, stamp};
+use super::whole_lines::WholeLines;
 
 impl Docker {
     /// The output of a started container from its first byte, until it ends. A container that was never
@@ -44,6 +45,7 @@ impl Docker {
             shorter_readings: 0,
             frames: None,
             line_ends: None,
+            whole_lines: None,
             ready: VecDeque::new(),
         };
         stream::try_unfold(reader, async |mut reader| {
@@ -112,6 +114,8 @@ struct LogReader {
     frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
     /// Set if the Engine leaves line ends out.
     line_ends: Option<LineEnds>,
+    /// Set if the Engine splits lines.
+    whole_lines: Option<WholeLines>,
     /// Read, and not delivered yet.
     ready: VecDeque<Output>,
 }
@@ -147,6 +151,8 @@ impl LogReader {
                 let are_left_out = self.docker.leaves_line_ends_out();
                 let counter = || self.docker.counter(&self.container);
                 self.line_ends = are_left_out.then(|| LineEnds::new(counter()));
+                let are_split = self.docker.dialect().splits_lines();
+                self.whole_lines = are_split.then(WholeLines::default);
                 let options = LogsOptions {
                     follow: self.follow,
                     timestamps: true,
@@ -179,9 +185,10 @@ impl LogReader {
 
     async fn take(&mut self, frame: LogOutput) -> Result<(), Error> {
         let piece = output(READING_LOGS, frame)?;
-        match &mut self.line_ends {
-            Some(line_ends) => self.ready.extend(line_ends.pass(piece).await),
-            None => self.ready.push_back(piece),
+        match (&mut self.line_ends, &mut self.whole_lines) {
+            (Some(line_ends), _) => self.ready.extend(line_ends.pass(piece).await),
+            (None, Some(whole_lines)) => self.ready.extend(whole_lines.pass(piece)),
+            (None, None) => self.ready.push_back(piece),
         }
         Ok(())
     }
@@ -197,6 +204,9 @@ impl LogReader {
         } else if let Some(mut line_ends) = self.line_ends.take() {
             // Only a completed reading shows how the output ends.
             self.ready.extend(line_ends.finish().await);
+            return Ok(false);
+        } else if let Some(whole_lines) = self.whole_lines.take() {
+            self.ready.extend(whole_lines.finish());
             return Ok(false);
         } else if self.skip != [0; 2] {
             // The output cannot be shorter than it was before.

@@ -34,6 +34,7 @@ mod registries;
 mod steps;
 mod tag;
 mod trace;
+mod whole_lines;
 
 pub use self::{
     container::{ContainerStatus, Exit, Found},

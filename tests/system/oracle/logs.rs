@@ -288,6 +288,40 @@ fn both_outputs_are_complete_where_they_are_mixed() {
     printed.is("mixed", log.as_bytes());
 }
 
+/// Pieces of lines of both outputs in turn, lines of a mebibyte, and no newline at the end: the letters and line
+/// ends of the two differ, so what each wrote can be told apart wherever an Engine cuts it.
+#[test]
+fn lines_of_a_mebibyte_and_pieces_of_both_outputs_in_turn_are_whole() {
+    let script = "for n in $(seq 300); do printf A$n; printf b >&2; printf '\\n'; printf '\\r' >&2; done\n\
+        for n in 1 2; do head -c 1048576 /dev/zero | tr '\\0' C; echo; head -c 1048575 /dev/zero | tr '\\0' d >&2\n\
+        printf '\\r' >&2; done\n\
+        head -c 16384 /dev/zero | tr '\\0' E; head -c 20000 /dev/zero | tr '\\0' f >&2";
+    let daemon = Setup::on(Place::Tmpfs).script("turns", script).start();
+    daemon.succeed(json!({"project": "turns"}));
+    let again = daemon.succeed(json!({"project": "turns", "params": {"again": ""}}));
+    let file = daemon
+        .ready("turns", again["ID"].as_str().unwrap())
+        .join("out.log");
+    let log = fs::read(file).unwrap();
+    let only = |letters: &[u8]| -> Vec<u8> {
+        let mut bytes = log.clone();
+        bytes.retain(|byte| letters.contains(byte));
+        bytes
+    };
+    let mut out: Vec<u8> = (1..=300)
+        .flat_map(|n| format!("A{n}\n").into_bytes())
+        .collect();
+    let mut err = b"b\r".repeat(300);
+    for _ in 0..2 {
+        out.extend([vec![b'C'; 1 << 20], b"\n".to_vec()].concat());
+        err.extend([vec![b'd'; (1 << 20) - 1], b"\r".to_vec()].concat());
+    }
+    out.extend([b'E'; 16 << 10]);
+    err.extend([b'f'; 20_000]);
+    same("standard output", &only(b"ACE0123456789\n"), &out);
+    same("standard error", &only(b"bdf\r"), &err);
+}
+
 /// A daemon that is killed while a build prints goes on where its log ends, also within a long line.
 #[test]
 fn a_log_is_whole_though_the_daemon_was_killed_meanwhile() {
