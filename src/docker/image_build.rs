@@ -274,6 +274,8 @@ fn is_lost_layer(message: &str) -> bool {
         "No such image",
         "unknown parent image",
         "layer does not exist",
+        // The containerd image store.
+        "failed to get destination image",
     ];
     gone.iter().any(|gone| message.contains(gone)) && message.contains("sha256:")
 }
@@ -410,6 +412,9 @@ mod tests {
     fn a_removed_layer_is_distinguished_from_a_missing_base() {
         assert!(is_lost_layer("unable to find image \"sha256:4464a8\""));
         assert!(is_lost_layer("No such image: sha256:4464a8"));
+        assert!(is_lost_layer(
+            "failed to get destination image \"sha256:ed4896\": unexpected media type  for : not found"
+        ));
         assert!(!is_lost_layer("No such image: debian:12"));
         assert!(!is_lost_layer("unknown instruction: COPIE"));
     }
