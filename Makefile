@@ -15,7 +15,7 @@ with := $(if $(wildcard $(environment)/environment),MISTRY_TEST_ENVIRONMENT="$(e
 pictures := $(abspath $(or $(MISTRY_SCREENSHOTS),$(or $(CARGO_TARGET_DIR),target)/screenshots))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test soak bench screenshots environment clean-environment deb
+.PHONY: help demo check test soak engines bench screenshots environment clean-environment deb
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,10 +34,14 @@ test: ## all tests, including the system tests (Docker, Btrfs, sshd, rsync): nee
 	$(rust) RUSTFLAGS='--cfg fuzzing' $(cargo) check --quiet --locked --manifest-path fuzz/Cargo.toml \
 		--no-default-features --target-dir "$${CARGO_TARGET_DIR:-target}/fuzz/check"
 
-soak: ## all tests, with many more repetitions; then the fuzz targets and the HTTP contract
+soak: ## all tests, with many more repetitions; then the fuzz targets, the HTTP contract and all Engines
 	MISTRY_SOAK=1 $(with) $(cargo) test --locked -- --include-ignored
 	$(rust) CARGO="$(CARGO)" fuzz/run
 	CARGO="$(CARGO)" $(with) fuzz/contract
+	$(rust) CARGO="$(CARGO)" tests/environment/engines
+
+engines: ## the tests that speak to the Engine, on each Docker and podman that is supported (or ENGINES="docker-26.1 podman-5.4"): needs root or sudo
+	@$(rust) CARGO="$(CARGO)" tests/environment/engines $(ENGINES)
 
 bench: ## measure, and compare each figure with a reference
 	$(with) $(cargo) bench --locked
@@ -53,5 +57,5 @@ environment: ## start the environment of the system tests, leave it running, pri
 	@[ -e "$(environment)/environment" ] || tests/environment/up "$(environment)"
 	@cat "$(environment)/environment"
 
-clean-environment: ## stop that environment, and remove the Node base image of the tests
+clean-environment: ## stop that environment, and remove the Node base image and the Debian trees of the tests
 	@tests/environment/clean "$(environment)"
