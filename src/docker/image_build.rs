@@ -92,6 +92,13 @@ impl Docker {
             ..spec.clone()
         };
         if self.traits().await?.dialect.has_one_builder() {
+            // podman would run the step without it, and report nothing.
+            if let Some(mount) = spec.dockerfile.session_mount() {
+                return Err(Error::Build(format!(
+                    "line {} of the Dockerfile has {}, which podman does not take from its Docker-compatible API: use Docker, or give the value to the build as a param, --_name=@FILE, which is no part of the image",
+                    mount.line, mount.name
+                )));
+            }
             return self.build_with_classic(spec, &context, &output).await;
         }
         let is_for_buildkit = match spec.builder {

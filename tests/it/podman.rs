@@ -34,6 +34,21 @@ async fn a_podman_that_is_too_old_is_refused_with_the_version_that_is_needed() {
 }
 
 #[tokio::test]
+async fn a_build_secret_is_refused_and_not_left_out() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    daemon.home.engine.speak_as(Some("5.4.2"));
+    let dockerfile = "FROM scratch\nRUN --mount=type=secret,id=token true\n";
+    let file = daemon.home.projects().join("succeed/Dockerfile");
+    std::fs::write(file, dockerfile).unwrap();
+    let answer = daemon.ask(Ask::post("/jobs", &job("succeed"))).await;
+    let answer = answer.expect(500).json();
+    let error = text(&answer, "error");
+    assert!(error.contains("line 2 of the Dockerfile"), "{error}");
+    assert!(error.contains("podman does not take"), "{error}");
+    assert!(daemon.home.engine.builds().is_empty());
+}
+
+#[tokio::test]
 async fn podman_is_not_asked_for_a_mount_that_is_not_there() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     daemon.home.engine.speak_as(Some("5.4.2"));
