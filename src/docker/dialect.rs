@@ -123,10 +123,11 @@ impl Dialect {
         self == Dialect::Podman && message.contains("initializing source docker://")
     }
 
-    /// Whether an image could not be built because a layer of the cache was removed meanwhile, by the words of
-    /// podman.
+    /// Whether an image could not be built because a layer of the cache, or the container of a step, was removed
+    /// meanwhile, by the words of podman.
     pub(super) fn is_lost_layer(self, message: &str) -> bool {
-        self == Dialect::Podman && message.contains("layer not known")
+        let words = ["layer not known", "container not known"];
+        self == Dialect::Podman && words.iter().any(|words| message.contains(words))
     }
 
     /// Whether the refusal to create a container means that another one has its name.
@@ -240,6 +241,8 @@ mod tests {
         assert!(Dialect::Docker.is_refused_setting(404, "network x not found"));
         let layer = "checking if cached image exists from a previous build: getting top layer info: layer not known";
         assert!(Dialect::Podman.is_lost_layer(layer));
+        let container = "locating container \"a3ae5b50\": container not known";
+        assert!(Dialect::Podman.is_lost_layer(container));
     }
 
     #[test]
