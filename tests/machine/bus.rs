@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::json;
 
-use crate::support::{Machine, Ran, at_once};
+use crate::support::{Machine, Packages, Ran, at_once};
 
 /// `busctl call` of the manager; what stands behind is the method and its arguments.
 const CALL: &str =
@@ -73,6 +73,27 @@ fn a_call_on_the_bus_starts_the_daemon() {
         "busctl introspect org.mistry.Mistry1 /org/mistry/Mistry1",
     );
     assert!(ran.stdout.contains(".SubmitJob"), "{ran}");
+}
+
+/// The bus reads its policies when their files come, and the user that ours names comes later.
+#[test]
+fn the_name_is_there_right_after_the_installation() {
+    let machine = Machine::uninstalled();
+    machine.install(Packages::First);
+    answers_after_the_installation(&machine);
+}
+
+pub fn answers_after_the_installation(machine: &Machine) {
+    let daemon = machine.daemon();
+    let ran = machine.as_user("outsider", &format!("{CALL} ListProjects"));
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "as 0\n"), "{ran}");
+    // No call had to wait until mistryd asked for the name again.
+    let refused = machine.journal(&["_SYSTEMD_UNIT=mistryd.service", "MISTRY_EVENT=bus-lost"]);
+    assert!(refused.is_empty(), "{refused:#?}");
+    assert!(
+        daemon == 0 || daemon == machine.daemon(),
+        "it was started again"
+    );
 }
 
 #[test]
@@ -315,11 +336,16 @@ fn a_restarted_bus_is_joined_again_and_http_is_served_meanwhile() {
 #[test]
 fn the_group_may_open_artifacts_and_no_mount_stays_behind() {
     let machine = Machine::installed();
+    opens_artifacts(&machine);
+}
+
+/// The directory that is handed out is confined by a process with user and mount namespaces of its own.
+pub fn opens_artifacts(machine: &Machine) {
     machine.example();
-    let id = id_of(&submit(&machine, "member", "hello", 1));
+    let id = id_of(&submit(machine, "member", "hello", 1));
     let build = format!("/var/lib/mistry/builds/hello/ready/{id}");
     machine.run(&format!("until [ -d {build} ]; do sleep 0.05; done"));
-    let ran = submit(&machine, "member", "hello", 1);
+    let ran = submit(machine, "member", "hello", 1);
     assert!(ran.stdout.contains("'cached'"), "{ran}");
     for method in ["OpenArtifacts", "OpenLog"] {
         let ran = machine.as_user("member", &format!("{CALL} {method} s {id}"));

@@ -20,8 +20,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-/// A test that hangs shall fail: nothing that is waited for here takes longer on the slowest host.
-pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A test that hangs shall fail: nothing that is waited for here takes longer on the slowest host. A machine
+/// that is emulated is slower.
+pub fn test_timeout() -> Duration {
+    Duration::from_secs(if is_emulated() { 600 } else { 60 })
+}
+
+/// Whether this runs in the virtual machine itself.
+pub fn is_emulated() -> bool {
+    std::env::var_os("MISTRY_TEST_EMULATED").is_some()
+}
+
 /// Where the daemon listens for local users.
 pub const SOCKET: &str = "/run/mistry/mistryd.sock";
 /// … and for others.
@@ -58,14 +67,19 @@ impl Machine {
         if known != wanted {
             machine.purge();
             machine.install(Packages::First);
-            machine.run(
-                "usermod -aG mistry member
-                cp -a /etc/mistry/config.json /run/mistry-test/config.json",
-            );
+            machine.complete();
             machine.write(WHOLE, &wanted);
         }
         machine.reset();
         machine
+    }
+
+    /// What tests need besides the packages: the user `member` in the group, and the shipped configuration.
+    pub fn complete(&self) {
+        self.run(
+            "usermod -aG mistry member
+            cp -a /etc/mistry/config.json /run/mistry-test/config.json",
+        );
     }
 
     /// The packages will be changed: the next test installs them anew, however this one ends.
