@@ -28,7 +28,7 @@ check: ## format, lints and the fast tests: no root, no Docker, under a minute a
 	$(rust) $(cargo) clippy --all-targets --locked -- -D warnings
 	$(rust) $(cargo) test --locked --lib --bins --test it -- --skip slow:: --test-threads 4
 
-test: ## all tests, including the system tests (Docker, Btrfs, sshd, rsync): needs root or sudo
+test: ## all tests, including the system tests (Docker, Btrfs, sshd, rsync, whole machines): needs root or sudo
 	$(with) $(cargo) test --locked
 	@echo 'checking that the fuzz targets compile' >&2
 	$(rust) RUSTFLAGS='--cfg fuzzing' $(cargo) check --quiet --locked --manifest-path fuzz/Cargo.toml \

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::{Machine, Project, TEST_TIMEOUT, send};
+use crate::support::{Machine, Project, send, test_timeout};
 
 /// Says so again and again, until it may end. Each execution has a word of its own, which is in every
 /// line and in the result.
@@ -132,7 +132,7 @@ fn until(machine: &Machine, id: &str, needle: &str) {
         let length = connection.read(&mut piece).unwrap();
         let text = String::from_utf8_lossy(&read);
         // One that does not begin is kept alive for ever.
-        let is_late = length == 0 || began.elapsed() > TEST_TIMEOUT;
+        let is_late = length == 0 || began.elapsed() > test_timeout();
         assert!(!is_late, "'{needle}' did not come: {text}");
         read.extend_from_slice(&piece[..length]);
     }

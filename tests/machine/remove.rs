@@ -6,10 +6,10 @@ use serde_json::json;
 use crate::support::{Machine, Packages};
 
 const REMOVE: &str = "DEBIAN_FRONTEND=noninteractive apt-get remove -q -y mistryd mistry";
-const PURGE: &str = "DEBIAN_FRONTEND=noninteractive apt-get purge -q -y mistryd mistry";
+pub const PURGE: &str = "DEBIAN_FRONTEND=noninteractive apt-get purge -q -y mistryd mistry";
 
 /// What of mistry is on the machine, besides what dpkg knows.
-const LEFT: &str = "{
+pub const LEFT: &str = "{
     find / -xdev \\( -name '*mistry*' -o -path '*/etc/mistry/*' \\) \
         ! -path '/proc/*' ! -path '/sys/*' ! -path '/tmp/*' ! -path '*/mistry-test*' \
         ! -path '/var/tmp/mistry-debs*' ! -path '/var/lib/docker/*' ! -path '/run/mistry-test*' \

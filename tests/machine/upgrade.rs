@@ -4,12 +4,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::support::{Machine, Packages, ask};
+use crate::support::{Machine, Packages, ask, is_emulated};
 
 #[test]
 fn an_upgrade_refuses_no_client_and_loses_no_build() {
     let machine = Machine::installed();
     machine.changing();
+    upgrade(&machine);
+}
+
+/// From the first packages to the next.
+pub fn upgrade(machine: &Machine) {
     let held = machine.held("held");
     // What the administrator changed stays, and the administrator is not asked about it.
     machine.configure(json!({ "idle_exit": "20m" }));
@@ -28,8 +33,9 @@ fn an_upgrade_refuses_no_client_and_loses_no_build() {
     );
     let over = AtomicBool::new(false);
     let ran = std::thread::scope(|scope| {
-        for number in 0..4 {
-            let (machine, over) = (&machine, &over);
+        // Where all is emulated, four would leave nothing to the upgrade.
+        for number in 0..if is_emulated() { 2 } else { 4 } {
+            let over = &over;
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     let connection = match number % 2 {

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
-use super::{ADDRESS, Machine, SOCKET, TEST_TIMEOUT};
+use super::{ADDRESS, Machine, SOCKET, test_timeout};
 
 /// An answer, whole.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Machine {
     /// Connects to the unix socket, as root.
     pub fn connect_unix(&self) -> io::Result<Box<dyn Connection>> {
         let stream = UnixStream::connect(self.path(SOCKET))?;
-        stream.set_read_timeout(Some(TEST_TIMEOUT))?;
+        stream.set_read_timeout(Some(test_timeout()))?;
         Ok(Box::new(stream))
     }
 
@@ -50,7 +50,7 @@ impl Machine {
         let stream = connected
             .join()
             .map_err(|_| io::Error::other("the thread panicked"))??;
-        stream.set_read_timeout(Some(TEST_TIMEOUT))?;
+        stream.set_read_timeout(Some(test_timeout()))?;
         Ok(Box::new(stream))
     }
 

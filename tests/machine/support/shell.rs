@@ -5,7 +5,7 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{Machine, TEST_TIMEOUT};
+use super::{Machine, test_timeout};
 
 /// What is left of a command that has ended.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Machine {
             &format!("MISTRY_TEST_RUN={}", self.since),
         ]);
         // Nothing that a test has begun outlives its timeout; a hanging test names its command.
-        command.args(["timeout", "-k", "5", &limit(TEST_TIMEOUT)]);
+        command.args(["timeout", "-k", "5", &limit(test_timeout())]);
         if user != "root" {
             let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
             command.args(["setpriv", &user, &group, "--init-groups"]);
