@@ -16,9 +16,9 @@ use super::shorten::{Shortened, shorten};
 use super::window::{Line, Window};
 use crate::api::{Excerpt, ExcerptLine, ExcerptPart, MAX_EXCERPT_LINES};
 
-/// Most bytes of the end of a log that are read: 40 lines of 1.6 KiB.
+/// Bytes of the end of a log that are read, 40 lines of 1.6 KiB, besides the beginning of their first line.
 const MAX_READ: u64 = 64 << 10;
-/// Bytes that are read at a time before and behind an earlier byte of a stream, and how often.
+/// Bytes that are read at a time before and behind an earlier byte, and how often for each stream.
 const READ_BEFORE: u64 = 16 << 10;
 const READ_BEHIND: u64 = 4 << 10;
 const MAX_READS: usize = 32;
@@ -82,7 +82,8 @@ struct Search<'a> {
 impl Search<'_> {
     /// Finds the last lines in the end of the log; returns where the bytes begin that were read.
     fn read_end(&mut self, length: u64) -> io::Result<u64> {
-        let window = self.read(length.saturating_sub(MAX_READ)..length)?;
+        let from = self.line_of(length.saturating_sub(MAX_READ))?;
+        let window = self.read(from..length)?;
         let mut lines = 0;
         for line in window.lines_from_end() {
             let Some(source) = self.source(&line) else {
@@ -130,6 +131,16 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where the line of a byte begins, or that byte if it begins far before.
+    fn line_of(&self, at: u64) -> io::Result<u64> {
+        let before = self.read(at.saturating_sub(READ_BEFORE)..at)?;
+        Ok(match memchr::memrchr(b'\n', &before.bytes) {
+            Some(line_end) => before.at + line_end as u64 + 1,
+            None if before.is_cut => at,
+            None => before.at,
+        })
     }
 
     fn read(&self, range: Range<u64>) -> io::Result<Window> {
@@ -420,6 +431,21 @@ mod tests {
         // A line that is one with the first one that was read of the end is not shown again.
         let log = format!("{long}{long}\n");
         assert_eq!(of_log(log.as_bytes(), &Origins::default()).lines.len(), 1);
+    }
+
+    #[test]
+    fn a_line_is_whole_wherever_the_end_of_the_log_begins() {
+        let line = format!("error {}\n", "x".repeat(200));
+        for more in 0..line.len() + 2 {
+            let noise = "noise\n".repeat((MAX_READ as usize - more) / 6);
+            let log = format!("image\n{line}{noise}");
+            let mut origins = Origins::default();
+            let stderr = 6 + line.len() as u64..log.len() as u64;
+            origins.add(stderr, Origin::Stderr);
+            let found = of(log.as_bytes(), section(6), &origins).unwrap();
+            assert_eq!(found.lines[0].text, line.trim_end(), "{more}");
+            assert_eq!(found.from, 6);
+        }
     }
 
     #[test]
