@@ -7,6 +7,7 @@
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
+use super::Error;
 use super::awaited_build::WaitOptions;
 use super::build_waiter::BuildWaiter;
 use super::fetch::{describe_build, fetch_artifacts, summary};
@@ -18,7 +19,6 @@ use super::retry::{BUSY_RETRY_TIMEOUT, RetryPolicy};
 use super::server::ServerFlags;
 use super::timeout::{Cut, Timeout, wait_at_most};
 use super::transport::{self, TransportOptions};
-use super::{Error, params};
 use crate::api::{JobRequest, JobState};
 use crate::build_command::BuildCommand;
 use crate::client::{self, Client, Finished};
@@ -153,7 +153,7 @@ impl Build {
             let checked = group.parse::<GroupName>();
             checked.map_err(|error| Error::Usage(error.to_string()))?;
         }
-        let params = params::parse(&self.params, std::env::vars_os(), std::io::stdin());
+        let params = client::parse_params(&self.params, std::env::vars_os(), std::io::stdin());
         Ok(JobRequest {
             project: self.project.to_string(),
             params: params.map_err(|error| Error::Usage(error.to_string()))?,

@@ -40,7 +40,6 @@ mod log_follower;
 mod logs;
 mod outcome;
 mod output;
-mod params;
 mod pin;
 mod progress;
 mod projects;

@@ -16,6 +16,7 @@ mod finished;
 pub mod fuzzing;
 mod http;
 mod job_url;
+mod params;
 mod response;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -28,4 +29,5 @@ pub use filter::Filter;
 pub use finished::Finished;
 pub use http::{Client, Submitted};
 pub use job_url::parse_job_url;
+pub use params::{ParamsError, parse_params};
 pub use response::Response;

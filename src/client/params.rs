@@ -1,4 +1,4 @@
-//! The params of a build, as written after `--`, and from variables of the environment.
+//! Params as they are written on a command line after `--`, and from variables of the environment.
 //!
 //! `--name=value`, `name=value`, `--name value`, `name value`: dashes before a name are ignored, and a name
 //! ends at the first `=`, so `--a=b=c` gives `a` the value `b=c`. A value `@FILE` is the unchanged content of
@@ -23,31 +23,54 @@ const VARIABLE_PREFIX: &str = "MISTRY_PARAM_";
 
 /// An error in the params.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum ParamsError {
+    /// It has no value.
     #[error("param '{0}' has no value: write --{0}={place}", place = place_of_value(.0))]
     NoValue(String),
+    /// An argument that begins no param.
     #[error("'{0}' is no param: expected --NAME=VALUE")]
     NoName(String),
+    /// A name that breaks its rule.
     #[error(transparent)]
     Name(#[from] crate::project::NameError),
+    /// It is given twice.
     #[error("param '{0}' is given twice")]
     Twice(String),
+    /// There are too many.
     #[error("more than {MAX_PARAMS} params are given")]
     TooMany,
+    /// Its file cannot be read.
     #[error("param '{name}': could not read file '{file}': {source}")]
     Read {
+        /// The param.
         name: String,
+        /// The file.
         file: String,
+        /// Why.
         source: io::Error,
     },
+    /// Its file is too large.
     #[error("param '{name}': file '{file}' is larger than 16 MiB")]
-    TooLarge { name: String, file: String },
+    TooLarge {
+        /// The param.
+        name: String,
+        /// The file.
+        file: String,
+    },
+    /// Its file is no text.
     #[error("param '{name}': file '{file}' is not UTF-8 text")]
-    NotText { name: String, file: String },
+    NotText {
+        /// The param.
+        name: String,
+        /// The file.
+        file: String,
+    },
+    /// Standard input is the value of another.
     #[error(
         "param '{1}': standard input was read for param '{0}' already; give one of them another way"
     )]
     InputTwice(String, String),
+    /// Its variable is no text.
     #[error("param '{0}': the variable {VARIABLE_PREFIX}{0} is not UTF-8 text")]
     VariableNotText(String),
 }
@@ -62,11 +85,14 @@ fn place_of_value(name: &str) -> &'static str {
 
 /// Reads all params: those of the command line in the order given, then those of variables. `input` is
 /// standard input.
-pub(super) fn parse(
+///
+/// # Errors
+/// Names the param.
+pub fn parse_params(
     arguments: &[String],
     variables: impl Iterator<Item = (OsString, OsString)>,
     input: impl Read,
-) -> Result<Vec<(String, String)>, Error> {
+) -> Result<Vec<(String, String)>, ParamsError> {
     let mut params: Vec<(String, String)> = Vec::new();
     let mut names = HashSet::new();
     let mut files = Files {
@@ -81,18 +107,18 @@ pub(super) fn parse(
             None => (text, None),
         };
         if name.is_empty() {
-            return Err(Error::NoName(argument.clone()));
+            return Err(ParamsError::NoName(argument.clone()));
         }
         name.parse::<ParamName>()?;
         let value = match value.or_else(|| rest.next().map(String::as_str)) {
             Some(value) => files.resolve(name, value)?,
-            None => return Err(Error::NoValue(name.to_owned())),
+            None => return Err(ParamsError::NoValue(name.to_owned())),
         };
         if !names.insert(name.to_owned()) {
-            return Err(Error::Twice(name.to_owned()));
+            return Err(ParamsError::Twice(name.to_owned()));
         }
         if params.len() == MAX_PARAMS {
-            return Err(Error::TooMany);
+            return Err(ParamsError::TooMany);
         }
         params.push((name.to_owned(), value));
     }
@@ -101,7 +127,7 @@ pub(super) fn parse(
             continue;
         }
         if params.len() == MAX_PARAMS {
-            return Err(Error::TooMany);
+            return Err(ParamsError::TooMany);
         }
         params.push((name, value));
     }
@@ -111,7 +137,7 @@ pub(super) fn parse(
 /// The params that variables give, by name.
 fn from_variables(
     variables: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<BTreeMap<String, String>, Error> {
+) -> Result<BTreeMap<String, String>, ParamsError> {
     let mut params = BTreeMap::new();
     for (variable, value) in variables {
         let name = variable
@@ -122,7 +148,7 @@ fn from_variables(
         };
         name.parse::<ParamName>()?;
         let value = value.into_string();
-        let value = value.map_err(|_| Error::VariableNotText(name.to_owned()))?;
+        let value = value.map_err(|_| ParamsError::VariableNotText(name.to_owned()))?;
         params.insert(name.to_owned(), value);
     }
     Ok(params)
@@ -136,7 +162,7 @@ struct Files<R> {
 }
 
 impl<R: Read> Files<R> {
-    fn resolve(&mut self, name: &str, value: &str) -> Result<String, Error> {
+    fn resolve(&mut self, name: &str, value: &str) -> Result<String, ParamsError> {
         let Some(file) = value.strip_prefix('@') else {
             return Ok(value.to_owned());
         };
@@ -148,7 +174,7 @@ impl<R: Read> Files<R> {
         let read = match file {
             "-" => {
                 if let Some(first) = self.read_for.replace(name.to_owned()) {
-                    return Err(Error::InputTwice(first, name.to_owned()));
+                    return Err(ParamsError::InputTwice(first, name.to_owned()));
                 }
                 let input = &mut self.input;
                 input.take(MAX_FILE + 1).read_to_end(&mut bytes)
@@ -157,9 +183,9 @@ impl<R: Read> Files<R> {
         };
         let (name, file) = (name.to_owned(), file.to_owned());
         match read {
-            Err(source) => Err(Error::Read { name, file, source }),
-            Ok(_) if bytes.len() as u64 > MAX_FILE => Err(Error::TooLarge { name, file }),
-            Ok(_) => String::from_utf8(bytes).map_err(|_| Error::NotText { name, file }),
+            Err(source) => Err(ParamsError::Read { name, file, source }),
+            Ok(_) if bytes.len() as u64 > MAX_FILE => Err(ParamsError::TooLarge { name, file }),
+            Ok(_) => String::from_utf8(bytes).map_err(|_| ParamsError::NotText { name, file }),
         }
     }
 }
@@ -180,7 +206,8 @@ mod tests {
         let variables = variables
             .into_iter()
             .filter(|_| arguments.contains(&"--v=".to_owned()));
-        let params = parse(&arguments, variables, &b"typed\n"[..]).map_err(|e| e.to_string())?;
+        let params =
+            parse_params(&arguments, variables, &b"typed\n"[..]).map_err(|e| e.to_string())?;
         let shown: Vec<String> = params.iter().map(|(n, v)| format!("{n}:{v}")).collect();
         Ok(shown.join(","))
     }
@@ -269,19 +296,22 @@ mod tests {
         let many: Vec<String> = (0..=MAX_PARAMS).map(|n| format!("--p{n}=x")).collect();
         let parse = |arguments, name: &str| {
             let variable = (name.into(), "x".into());
-            super::parse(arguments, std::iter::once(variable), io::empty())
+            super::parse_params(arguments, std::iter::once(variable), io::empty())
         };
         assert!(parse(&many[1..], "OTHER").is_ok());
         assert!(parse(&many[1..], "MISTRY_PARAM_p1").is_ok());
         assert!(matches!(
             parse(&many[1..], "MISTRY_PARAM_q"),
-            Err(Error::TooMany)
+            Err(ParamsError::TooMany)
         ));
-        assert!(matches!(parse(&many, "OTHER"), Err(Error::TooMany)));
-        assert!(matches!(parse(&[], "MISTRY_PARAM_"), Err(Error::Name(_))));
+        assert!(matches!(parse(&many, "OTHER"), Err(ParamsError::TooMany)));
+        assert!(matches!(
+            parse(&[], "MISTRY_PARAM_"),
+            Err(ParamsError::Name(_))
+        ));
         assert!(matches!(
             parse(&[], "MISTRY_PARAM_a b"),
-            Err(Error::Name(_))
+            Err(ParamsError::Name(_))
         ));
     }
 }
