@@ -4,12 +4,13 @@
 #![no_main]
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use mistry::docker::{Builder, Docker, Dockerfile, ImageSpec};
+use mistry::docker::{BuildSecrets, Builder, Docker, Dockerfile, ImageSpec};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -90,6 +91,8 @@ async fn ask(docker: &Docker, call: u8, is_buildkit: bool) {
                     Builder::Auto
                 },
                 dockerfile: Dockerfile::parse(b"FROM debian\n"),
+                secrets: BuildSecrets::default(),
+                scratch: PathBuf::new(),
             };
             let context =
                 |_: &[mistry::docker::Patch]| stream::iter([Ok(Bytes::from_static(b"context"))]);

@@ -23,6 +23,7 @@ const PAUSED: &str = "paused";
 const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
 const IMAGES: &str = "images";
+const BUILDX: &str = "buildx";
 const ATTEMPTS: &str = "attempts";
 /// The suffix of an attempt that is not complete.
 const NEW_SUFFIX: &str = ".new";
@@ -158,6 +159,11 @@ impl Layout {
     pub(super) fn image_records(&self, project: &ProjectName) -> PathBuf {
         self.all_image_records()
             .join(format!("{project}{JSON_SUFFIX}"))
+    }
+
+    /// The own files of docker-buildx while it builds images.
+    pub(super) fn buildx(&self) -> PathBuf {
+        self.daemon_directory().join(BUILDX)
     }
 
     /// The attempts of all jobs: a directory for each project.

@@ -91,6 +91,8 @@ impl BuildStore {
             claim,
             confiner: PathBuf::from(filesystem::OURSELVES),
         };
+        // What a process left that was killed.
+        let _ = std::fs::remove_dir_all(store.layout.buildx());
         store.mark_clock();
         Ok(store)
     }
@@ -111,6 +113,11 @@ impl BuildStore {
     /// The secret that only the daemons of this build path know, generated once.
     pub fn secret(&self) -> &Secret {
         self.claim.secret()
+    }
+
+    /// Where programs that build images may have files of their own, which are removed at the next start.
+    pub fn scratch(&self) -> PathBuf {
+        self.layout.buildx()
     }
 
     /// The build path.

@@ -51,6 +51,28 @@ enum Aux {
     Trace(String),
 }
 
+/// What is known before BuildKit builds.
+pub(super) struct Prepared {
+    /// The network of its steps.
+    pub(super) network: String,
+    patches: Vec<Patch>,
+    /// Why images are missing.
+    missing: Vec<String>,
+}
+
+impl Prepared {
+    /// The changes of the Dockerfile.
+    pub(super) fn patches(&self) -> &[Patch] {
+        &self.patches
+    }
+
+    /// Adds to an error why images are missing: a stage that the image does not need may name one that cannot be
+    /// pulled.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        with_missing(error, &self.missing)
+    }
+}
+
 impl Docker {
     /// Builds an image with BuildKit; see [`Docker::build_image`]. `context` gets the changes of the
     /// Dockerfile.
@@ -64,31 +86,11 @@ impl Docker {
         F: Fn(&[Patch]) -> S,
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
-        let network = network_of_steps(&spec.network).ok_or_else(|| {
-            Error::Build(format!(
-                "BuildKit cannot build with the network '{}': it knows only host, none and bridge",
-                spec.network
-            ))
-        })?;
-        if let Some(mount) = spec.dockerfile.session_mount() {
-            return Err(Error::Build(format!(
-                "line {} of the Dockerfile has {}, which mistry does not know yet: give the value to the build as a param, --_name=@FILE, which is no part of the image",
-                mount.line, mount.name
-            )));
-        }
-        let is_built_in = self.uses_own_frontend(spec, output).await?;
-        let mut patches = &[][..];
-        if is_built_in {
-            self.check_level(spec).await?;
-            if let Some(frontend) = &spec.dockerfile.frontend {
-                patches = &frontend.without;
-            }
-        }
-        let missing = self.ensure_images(spec, output).await?;
+        let prepared = self.prepare_buildkit(spec, output).await?;
         let broken = Broken::default();
-        let body = broken.clone().watch(context(patches));
+        let body = broken.clone().watch(context(prepared.patches()));
         let body = StreamBody::new(body.map_ok(Frame::data));
-        let request = hyper::Request::post(format!("/build?{}", query(spec, network)))
+        let request = hyper::Request::post(format!("/build?{}", query(spec, &prepared.network)))
             .header("host", "docker")
             .header("content-type", "application/x-tar")
             .body(Box::pin(body))
@@ -99,9 +101,34 @@ impl Docker {
         let built = self.exchange(request, output).await;
         match broken.take() {
             Some(error) => Err(Error::Context(error)),
-            // A stage that the image does not need may name an image that cannot be pulled.
-            None => built.map_err(|error| with_missing(error, &missing)),
+            None => built.map_err(|error| prepared.explain(error)),
         }
+    }
+
+    /// Finds out what BuildKit needs, and pulls the images that are missing.
+    pub(super) async fn prepare_buildkit(
+        &self,
+        spec: &ImageSpec,
+        output: &mpsc::Sender<Progress>,
+    ) -> Result<Prepared, Error> {
+        let network = network_of_steps(&spec.network).ok_or_else(|| {
+            Error::Build(format!(
+                "BuildKit cannot build with the network '{}': it knows only host, none and bridge",
+                spec.network
+            ))
+        })?;
+        let mut patches = Vec::new();
+        if self.uses_own_frontend(spec, output).await? {
+            self.check_level(spec).await?;
+            if let Some(frontend) = &spec.dockerfile.frontend {
+                patches.clone_from(&frontend.without);
+            }
+        }
+        Ok(Prepared {
+            network: network.to_owned(),
+            patches,
+            missing: self.ensure_images(spec, output).await?,
+        })
     }
 
     /// Sends the request and reads the answer to its end. Dropping the future closes the connection, which

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::instructions::{Directives, Instruction, directives, instructions};
+use super::session_mounts::{SessionMount, session_mounts};
 
 /// Bytes of the longest text in which variables are replaced: far more than an image reference may have. Each
 /// of a few lines can double the length of the line before it.
@@ -38,6 +39,8 @@ pub struct Dockerfile {
     pub frontend: Option<Frontend>,
     /// What only BuildKit knows, in order.
     pub features: Vec<Feature>,
+    /// The mounts for which BuildKit asks its client, in order.
+    pub session_mounts: Vec<SessionMount>,
 }
 
 /// The image of the program that is to read a Dockerfile.
@@ -104,16 +107,8 @@ impl Dockerfile {
             images: named_images(&instructions, build_args, target),
             frontend: frontend(directives(&text)),
             features: instructions.iter().flat_map(features).collect(),
+            session_mounts: session_mounts(&instructions),
         }
-    }
-
-    /// The first mount of a build secret or of an ssh agent, for which BuildKit asks its client.
-    pub fn session_mount(&self) -> Option<&Feature> {
-        let mut features = self.features.iter();
-        features.find(|feature| {
-            let kind = feature.name.strip_prefix("RUN --mount=type=");
-            kind.is_some_and(|kind| SESSION_MOUNTS.contains(&kind))
-        })
     }
 
     /// The first here-document, which the classic builder of some Engines leaves out without an error.

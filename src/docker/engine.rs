@@ -9,6 +9,7 @@ use bollard::errors::Error as Bollard;
 use bollard::models::{SystemInfoCgroupDriverEnum, SystemVersion};
 
 use parking_lot::{Mutex, MutexGuard};
+use tokio_util::task::TaskTracker;
 
 use super::counter::Counter;
 use super::dialect::Dialect;
@@ -45,6 +46,8 @@ struct Shared {
     /// Containers whose output is counted, until they are removed; see [`super::line_ends`].
     counters: Mutex<HashMap<String, Counter>>,
     failed_pulls: Mutex<FailedPulls>,
+    /// Tasks with a child process.
+    children: TaskTracker,
 }
 
 /// The version agreed on with an Engine, and the Engine's properties.
@@ -87,6 +90,7 @@ impl Docker {
             negotiated: Mutex::new(None),
             counters: Mutex::default(),
             failed_pulls: Mutex::default(),
+            children: TaskTracker::new(),
         };
         Ok(Docker {
             shared: Arc::new(shared),
@@ -266,6 +270,16 @@ impl Docker {
         &self.shared.socket
     }
 
+    /// Returns when no child process of this handle is left. None may be started after this.
+    pub async fn drained(&self) {
+        self.shared.children.close();
+        self.shared.children.wait().await;
+    }
+
+    pub(super) fn children(&self) -> &TaskTracker {
+        &self.shared.children
+    }
+
     pub(super) fn counters(&self) -> MutexGuard<'_, HashMap<String, Counter>> {
         self.shared.counters.lock()
     }
@@ -391,6 +405,8 @@ mod tests {
             fresh: true,
             builder: crate::docker::Builder::Auto,
             dockerfile: crate::docker::Dockerfile::default(),
+            secrets: crate::docker::BuildSecrets::default(),
+            scratch: PathBuf::new(),
         };
         check(docker.ping());
         check(docker.images());

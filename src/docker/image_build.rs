@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    path::PathBuf,
     pin::pin,
     sync::Arc,
 };
@@ -14,6 +15,7 @@ use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::build_secrets::BuildSecrets;
 use super::dockerfile::{Dockerfile, Frontend, Patch};
 use super::engine::{Docker, Labels, refusal};
 use super::error::Error;
@@ -51,6 +53,10 @@ pub struct ImageSpec {
     /// What the Dockerfile needs. The images that it names are pulled one by one if the builder cannot pull one
     /// of them.
     pub dockerfile: Dockerfile,
+    /// What the build is given and the image does not have.
+    pub secrets: BuildSecrets,
+    /// Where docker-buildx may have files of its own, while it builds. It holds nothing else.
+    pub scratch: PathBuf,
 }
 
 /// What builds an image.
@@ -93,13 +99,20 @@ impl Docker {
         };
         if self.traits().await?.dialect.has_one_builder() {
             // podman would run the step without it, and report nothing.
-            if let Some(mount) = spec.dockerfile.session_mount() {
+            if let Some(mount) = spec.dockerfile.session_mounts.first() {
                 return Err(Error::Build(format!(
                     "line {} of the Dockerfile has {}, which podman does not take from its Docker-compatible API: use Docker, or give the value to the build as a param, --_name=@FILE, which is no part of the image",
-                    mount.line, mount.name
+                    mount.line,
+                    mount.instruction()
                 )));
             }
             return self.build_with_classic(spec, &context, &output).await;
+        }
+        if !(spec.secrets.is_empty() && spec.dockerfile.session_mounts.is_empty()) {
+            if spec.builder == Builder::Classic {
+                return Err(Error::Build(NO_CLASSIC_SECRETS.to_owned()));
+            }
+            return self.build_with_buildx(spec, &context, &output).await;
         }
         let is_for_buildkit = match spec.builder {
             Builder::Auto => needs_buildkit(spec),
@@ -270,6 +283,8 @@ impl Docker {
         }
     }
 }
+
+const NO_CLASSIC_SECRETS: &str = "build secrets and ssh need BuildKit, and the configuration says that the classic builder builds this project: set \"builder\" to \"auto\" in mistry.json";
 
 pub(super) const BUILDING_IMAGE: &str = "building an image";
 

@@ -8,7 +8,11 @@
 //! [`Error::Unreachable`], and the caller decides when to try again. The handle reconnects by itself when the
 //! Engine is back.
 
+mod build_secrets;
 mod buildkit;
+mod buildx;
+mod buildx_output;
+mod child;
 mod container;
 mod container_spec;
 mod counter;
@@ -30,13 +34,16 @@ mod logs;
 mod output;
 mod passwd;
 mod processes;
+mod raw_json;
 mod registries;
+mod session_mounts;
 mod steps;
 mod tag;
 mod trace;
 mod whole_lines;
 
 pub use self::{
+    build_secrets::BuildSecrets,
     container::{ContainerStatus, Exit, Found},
     container_spec::{ContainerSpec, Limits, RunOptions, Ulimit},
     dockerfile::{Dockerfile, Feature, Frontend, Patch},

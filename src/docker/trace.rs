@@ -90,7 +90,11 @@ impl Trace {
     /// # Errors
     /// When it is not such a message.
     pub(super) fn read(&mut self, message: &[u8]) -> Result<Vec<u8>, prost::DecodeError> {
-        let status = StatusResponse::decode(message)?;
+        Ok(self.show(&StatusResponse::decode(message)?))
+    }
+
+    /// The text that a message adds.
+    pub(super) fn show(&mut self, status: &StatusResponse) -> Vec<u8> {
         let mut text = Vec::new();
         // The message that ends a step may have its last output.
         for vertex in &status.vertexes {
@@ -104,7 +108,7 @@ impl Trace {
         for vertex in &status.vertexes {
             self.end(vertex, &mut text);
         }
-        Ok(text)
+        text
     }
 
     fn begin(&mut self, vertex: &Vertex, text: &mut Vec<u8>) {

@@ -109,7 +109,7 @@ impl Images {
         let image = cell.get_or_try_init(|| async {
             match self.find(wanted).await? {
                 Some(found) => Ok(Arc::new(found)),
-                None => self.build(wanted, ImageCache::Use, output).await,
+                None => Box::pin(self.build(wanted, ImageCache::Use, output)).await,
             }
         });
         image.await.cloned()
@@ -121,7 +121,7 @@ impl Images {
         wanted: &Wanted,
         output: mpsc::Sender<Bytes>,
     ) -> Result<Arc<ImageRecord>, docker::Error> {
-        let image = self.build(wanted, ImageCache::Ignore, output).await?;
+        let image = Box::pin(self.build(wanted, ImageCache::Ignore, output)).await?;
         let cell = Arc::new(OnceCell::new_with(Some(image.clone())));
         self.lock().insert(wanted.context.digest(), cell);
         Ok(image)
@@ -172,6 +172,8 @@ impl Images {
             fresh,
             builder: wanted.builder,
             dockerfile: dockerfile(wanted).await,
+            secrets: docker::BuildSecrets::default(),
+            scratch: self.store.scratch(),
         };
         let tar = |patches: &[Patch]| {
             let context = wanted.context.clone();
@@ -185,10 +187,10 @@ impl Images {
         let building = self.building.read().await;
         let began = Timestamp::now();
         let (to, progress) = mpsc::channel(OUTPUT_PIECES);
-        let (built, layers) = tokio::join!(
-            self.docker.build_image(&spec, tar, to),
-            self.note(wanted.project(), began, progress, output)
-        );
+        // On the heap: what it holds would fill the stack of the threads on which builds run.
+        let build = Box::pin(self.docker.build_image(&spec, tar, to));
+        let (built, layers) =
+            tokio::join!(build, self.note(wanted.project(), began, progress, output));
         let image = built.as_ref().ok().cloned();
         if let Some(image) = &image {
             self.name_as_latest(wanted.project(), image).await;

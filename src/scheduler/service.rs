@@ -150,8 +150,10 @@ impl Scheduler {
     pub async fn drain(&self, grace: Duration) -> bool {
         self.0.stop.cancel();
         self.0.tasks.close();
-        tokio::time::timeout(grace, self.0.tasks.wait())
-            .await
-            .is_ok()
+        let ended = async {
+            self.0.tasks.wait().await;
+            self.0.docker.drained().await;
+        };
+        tokio::time::timeout(grace, ended).await.is_ok()
     }
 }

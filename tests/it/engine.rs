@@ -46,6 +46,8 @@ impl Bench {
             fresh: false,
             builder: mistry::docker::Builder::Auto,
             dockerfile: mistry::docker::Dockerfile::default(),
+            secrets: mistry::docker::BuildSecrets::default(),
+            scratch: std::path::PathBuf::new(),
         }
     }
 

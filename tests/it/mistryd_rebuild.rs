@@ -144,6 +144,8 @@ async fn only_objects_of_this_instance_are_pruned() {
             fresh: true,
             builder: mistry::docker::Builder::Auto,
             dockerfile: mistry::docker::Dockerfile::default(),
+            secrets: mistry::docker::BuildSecrets::default(),
+            scratch: std::path::PathBuf::new(),
         };
         let context = Context::of("FROM scratch\n").script("run.sh", "true");
         let (output, _) = tokio::sync::mpsc::channel(1);

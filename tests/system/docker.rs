@@ -90,6 +90,8 @@ impl TestEngine {
             fresh: false,
             builder: mistry::docker::Builder::Auto,
             dockerfile: mistry::docker::Dockerfile::default(),
+            secrets: mistry::docker::BuildSecrets::default(),
+            scratch: std::path::PathBuf::new(),
         }
     }
 

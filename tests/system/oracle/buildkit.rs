@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ fn dockerfile(daemon: &Daemon, text: &str) {
 }
 
 /// The same with the base and an entrypoint around some instructions.
-fn instructions(daemon: &Daemon, first: &str, text: &str) {
+pub fn instructions(daemon: &Daemon, first: &str, text: &str) {
     let end = "COPY run.sh /run.sh\nENTRYPOINT [\"/bin/busybox\", \"sh\", \"/run.sh\"]\n";
     dockerfile(daemon, &format!("{first}{BASE}{text}{end}"));
 }
@@ -52,7 +53,7 @@ fn refused(daemon: &Daemon) -> (String, String) {
     (info["Err"].to_string(), log(daemon, &info))
 }
 
-fn log(daemon: &Daemon, info: &Value) -> String {
+pub fn log(daemon: &Daemon, info: &Value) -> String {
     let id = info["ID"].as_str().unwrap();
     daemon.get(&format!("/log/p/{id}?text")).text()
 }
@@ -78,7 +79,7 @@ fn docker_build(daemon: &Daemon, more: &[&str]) -> Output {
 }
 
 /// The files of an image, without times: a step that runs has its own.
-fn files(image: &str) -> Tree {
+pub fn files(image: &str) -> Tree {
     let created = docker(&["create", image]);
     let container = String::from_utf8(created.stdout).unwrap();
     let exported = docker(&["export", container.trim()]);
@@ -105,7 +106,7 @@ fn config(image: &str) -> Value {
 }
 
 /// Each step of a log, by its name: its lines of output, and how it ended.
-fn steps(log: &str) -> BTreeMap<String, Vec<String>> {
+pub fn steps(log: &str) -> BTreeMap<String, Vec<String>> {
     let mut names: BTreeMap<&str, String> = BTreeMap::new();
     let mut steps: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in log.lines() {
@@ -248,7 +249,7 @@ fn what_cannot_be_built_is_refused_with_what_to_do() {
     );
     let (error, _) = refused(&daemon);
     assert!(
-        error.contains("line 5 of the Dockerfile has RUN --mount=type=secret"),
+        error.contains("line 5 of the Dockerfile asks for the build secret 'a'"),
         "{error}"
     );
     // A stage that the image does not need stops no build.
@@ -329,7 +330,7 @@ fn the_builder_is_found_by_the_engines_words_if_the_dockerfile_does_not_show_it(
 }
 
 /// The process whose command line has this text.
-fn process_with(text: &str) -> Pid {
+pub fn process_with(text: &str) -> OwnedFd {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut found = processes.filter_map(|entry| {
         let process = entry.file_name().to_str()?.parse().ok()?;
@@ -338,7 +339,16 @@ fn process_with(text: &str) -> Pid {
             .contains(text)
             .then_some(process)
     });
-    Pid::from_raw(found.next().expect("the step runs")).unwrap()
+    let process = Pid::from_raw(found.next().expect("it runs")).unwrap();
+    pidfd_open(process, PidfdFlags::empty()).unwrap()
+}
+
+/// Waits for the end of a process.
+#[track_caller]
+pub fn assert_ends(process: &OwnedFd) {
+    let mut ends = [PollFd::new(process, PollFlags::IN)];
+    let ended = poll(&mut ends, Some(&Timespec::try_from(HANGING).unwrap())).unwrap();
+    assert_eq!(ended, 1, "it still runs");
 }
 
 #[test]
@@ -355,11 +365,8 @@ fn a_cancelled_build_ends_its_steps() {
     let id = daemon.submit(json!({"project": "p"}));
     daemon.until("p", &id, "begun");
     let step = process_with(&seconds);
-    let step = pidfd_open(step, PidfdFlags::empty()).unwrap();
     let cancelled = daemon.post(&format!("/job/p/{id}/cancel"), &json!({}));
     assert!(cancelled.status < 300, "{}", cancelled.text());
     assert_eq!(daemon.wait("p", &id)["Outcome"], "cancelled");
-    let mut ends = [PollFd::new(&step, PollFlags::IN)];
-    let ended = poll(&mut ends, Some(&Timespec::try_from(HANGING).unwrap())).unwrap();
-    assert_eq!(ended, 1, "the step still runs");
+    assert_ends(&step);
 }

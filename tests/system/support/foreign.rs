@@ -49,6 +49,8 @@ impl ForeignObjects {
                 fresh: false,
                 builder: mistry::docker::Builder::Auto,
                 dockerfile: mistry::docker::Dockerfile::default(),
+                secrets: mistry::docker::BuildSecrets::default(),
+                scratch: std::path::PathBuf::new(),
             };
             let (output, _) = tokio::sync::mpsc::channel(1);
             let image = docker
