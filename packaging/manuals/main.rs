@@ -246,6 +246,7 @@ fn settings(operations: &Paper) -> Result<String> {
         "Params of a project",
         "Secrets",
         "Builders",
+        "Build secrets and ssh",
     ] {
         page.section(title);
         page.blocks(operations.section(title)?);

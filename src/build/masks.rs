@@ -118,7 +118,7 @@ impl Masks {
     }
 
     /// A text that is complete.
-    pub(super) fn mask(self: &Arc<Self>, text: &str) -> String {
+    pub fn mask(self: &Arc<Self>, text: &str) -> String {
         let mut masker = Masker::new(Some(self.clone()));
         let mut masked = Vec::new();
         masker.push(text.as_bytes(), &mut masked);

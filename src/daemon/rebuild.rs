@@ -14,6 +14,7 @@ use super::output::{print_error, print_line};
 use crate::api::{ImageView, PruneView};
 use crate::config::Config;
 use crate::filesystem::Filesystem;
+use crate::job::Params;
 use crate::project::{NameError, ProjectName, Projects};
 use crate::screen::LogView;
 use crate::web::image_view;
@@ -99,7 +100,7 @@ impl Worker {
                 .await
                 .map_err(|error| error.to_string()),
             Worker::Own(scheduler) => {
-                let report = scheduler.rebuild_image(project).await;
+                let report = scheduler.rebuild_image(project, Params::new()).await;
                 let report = report.map_err(|error| with_causes(&error))?;
                 Ok(image_view(project, report))
             }

@@ -182,7 +182,8 @@ fn kind(error: &SchedulerError) -> Kind {
             Kind::LimitsExceeded
         }
         SchedulerError::EngineAway(_) => Kind::EngineUnavailable,
-        SchedulerError::Image(..) => Kind::ImageFailed,
+        SchedulerError::Image(..) | SchedulerError::ImageLeft(..) => Kind::ImageFailed,
+        SchedulerError::NotOfTheImage(..) => Kind::InvalidArgs,
         SchedulerError::Ending | SchedulerError::Stopping(..) => Kind::Stopping,
         SchedulerError::NoPolicy => Kind::NoPolicy,
         SchedulerError::Engine(..)

@@ -22,7 +22,7 @@ use super::shared::Dbus;
 use crate::api::{IndexItem, JobRequest, JobView, MAX_REQUEST, Named};
 use crate::budget::Client;
 use crate::build::Listing;
-use crate::job::MAX_PARAMS;
+use crate::job::{MAX_PARAMS, Params};
 use crate::project::ProjectName;
 use crate::scheduler::{Submission, SubmitRequest};
 
@@ -291,7 +291,8 @@ impl Manager {
         let _call = dbus.0.calls.admit(&header)?;
         let project = project.parse::<ProjectName>()?;
         dbus.allow(connection, &header, Action::Rebuild).await?;
-        dbus.0.scheduler.rebuild_image(&project).await?;
+        let params = Params::new();
+        dbus.0.scheduler.rebuild_image(&project, params).await?;
         Ok(())
     }
 

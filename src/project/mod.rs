@@ -8,6 +8,7 @@
 //! mounts and a user), so the files of a project are trusted; its *name* is not.
 
 mod archive;
+mod build_params;
 mod container_options;
 mod context;
 mod digest;
@@ -32,6 +33,7 @@ mod similar;
 mod units;
 mod walk;
 
+pub use build_params::BuildParam;
 pub use container_options::{ExtraHosts, NameServers, ShmSize, Ulimit, Ulimits};
 pub use context::Context;
 pub use digest::Digest;

@@ -85,6 +85,27 @@ impl ParamSchema {
                 .is_none_or(|rule| rule.secret != Some(false))
     }
 
+    /// Adds a secret, unless it is there.
+    ///
+    /// # Errors
+    /// When the schema says that it is none.
+    pub(super) fn add_secret(&mut self, name: &str, description: String) -> Result<(), String> {
+        match self.find(name) {
+            Some(rule) if rule.secret == Some(false) => Err(format!(
+                "params.{name}.secret: expected true, since the build of the image gets it as a secret"
+            )),
+            Some(_) => Ok(()),
+            None => {
+                let rule = ParamRule {
+                    description: Some(description),
+                    ..ParamRule::default()
+                };
+                self.0.push((name.to_owned(), rule));
+                Ok(())
+            }
+        }
+    }
+
     /// Checks the params of a request, which have different names.
     ///
     /// # Errors

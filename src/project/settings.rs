@@ -179,6 +179,12 @@ pub struct Settings {
     /// The params that it takes; without it, any.
     #[serde(default)]
     pub params: Option<ParamSchema>,
+    /// The ids of build secrets: the value of `id` is the param `_id`.
+    #[serde(default)]
+    pub secrets: BTreeSet<String>,
+    /// The param `_ssh` is the private key that the build of the image may use for ssh.
+    #[serde(default)]
+    pub ssh: Option<String>,
     /// What is in `/data/artifacts` at the start of a build of a group.
     #[serde(default)]
     pub artifacts: ArtifactsStart,
@@ -206,6 +212,7 @@ impl Settings {
         }
         let params = settings.params.as_ref();
         settings.env.check(params).map_err(SettingsError)?;
+        settings.check_secrets().map_err(SettingsError)?;
         let log_limit = settings.log_limit.unwrap_or(*LOG_LIMITS.start());
         if !LOG_LIMITS.contains(&log_limit) {
             let expected = format!("log_limit: expected {LOG_LIMITS_WRITTEN}");
@@ -345,6 +352,18 @@ mod tests {
             (r#"{"ulimits":{"nofile":"x"}}"#, "ulimits.nofile: "),
             (r#"{"dns":["x"]}"#, "dns: "),
             (r#"{"extra_hosts":["x"]}"#, "extra_hosts: "),
+            (r#"{"secrets":"a"}"#, "secrets: "),
+            (r#"{"secrets":["a,b"]}"#, "secrets: expected 1 to 127 of"),
+            (r#"{"secrets":[""]}"#, "secrets: expected 1 to 127 of"),
+            (r#"{"ssh":"a b"}"#, "ssh: expected 1 to 127 of"),
+            (
+                r#"{"secrets":["a"],"builder":"classic"}"#,
+                "builder: expected \"auto\" or \"buildkit\", since only BuildKit can use the param _a",
+            ),
+            (
+                r#"{"secrets":["a"],"params":{"_a":{"secret":false}}}"#,
+                "params._a.secret: ",
+            ),
         ] {
             let error = Settings::parse(text.as_bytes(), home)
                 .unwrap_err()

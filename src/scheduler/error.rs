@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::build_secrets::{NEEDED_BY, arguments};
 use crate::build::{BuildStore, KeptReason};
 use crate::job::{GroupName, JobId, JobIdPrefix};
 use crate::project::ProjectName;
@@ -94,6 +95,14 @@ pub enum Error {
     /// An image cannot be built; with the Engine's message.
     #[error("could not build docker image '{0}': {1}")]
     Image(ProjectName, String),
+    /// The build of the image needs params that the request does not have.
+    #[error("the image of project '{0}' is left as it is: its build needs the value of {names} ({NEEDED_BY}); give {arguments}", names = .1.join(", "), arguments = arguments(.1))]
+    ImageLeft(ProjectName, Vec<String>),
+    /// A rebuild takes only what the build of the image is given.
+    #[error(
+        "param '{1}' is not for the image of project '{0}': an image rebuild takes only the params that its mistry.json names in \"secrets\" and \"ssh\""
+    )]
+    NotOfTheImage(ProjectName, String),
     /// The daemon stops, and the job was not accepted.
     #[error("the server is stopping; ask again when it is back")]
     Ending,

@@ -15,6 +15,7 @@ use tokio::sync::{OnceCell, RwLock, RwLockWriteGuard, mpsc};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::blocking::blocking;
+use super::build_secrets::{GivenSecrets, NEEDED_BY, arguments};
 use super::registry_auth;
 use crate::build::{BuildStore, ImageRecord, ImageRecords, Step, is_prefix};
 use crate::docker::{
@@ -58,6 +59,8 @@ pub(super) struct Wanted {
     pub(super) target: String,
     pub(super) network: String,
     pub(super) builder: Builder,
+    /// The secrets for its build. They are not part of it: an image that is there needs none.
+    pub(super) given: GivenSecrets,
 }
 
 impl Wanted {
@@ -159,6 +162,18 @@ impl Images {
         cache: ImageCache,
         output: mpsc::Sender<Bytes>,
     ) -> Result<Arc<ImageRecord>, docker::Error> {
+        let missing = &wanted.given.missing;
+        if !missing.is_empty() {
+            let why = match cache {
+                ImageCache::Use => "it is not on this host, and ",
+                ImageCache::Ignore => "",
+            };
+            return Err(docker::Error::Build(format!(
+                "{why}its build needs the value of {} ({NEEDED_BY}): ask again with {}",
+                missing.join(", "),
+                arguments(missing)
+            )));
+        }
         let fresh = cache == ImageCache::Ignore;
         let labels = self.labels(wanted);
         let spec = ImageSpec {
@@ -172,7 +187,7 @@ impl Images {
             fresh,
             builder: wanted.builder,
             dockerfile: dockerfile(wanted).await,
-            secrets: docker::BuildSecrets::default(),
+            secrets: wanted.given.secrets.clone(),
             scratch: self.store.scratch(),
         };
         let tar = |patches: &[Patch]| {

@@ -39,6 +39,7 @@ mod supervision;
 mod adoption;
 
 // The Engine, its images, and containers without an owner.
+mod build_secrets;
 mod engine;
 mod image_properties;
 mod images;

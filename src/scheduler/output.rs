@@ -7,8 +7,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::interruption::Interruption;
 use super::shared::keep_tail;
-use crate::build::{LineTime, MIN_SECRET, MaskedNames, Masker, Masks};
+use super::stop;
+use crate::build::{BuildLog, LineTime, MIN_SECRET, MaskedNames, Masker, Masks};
 use crate::docker::{Output, Stream};
 
 /// Names of params that the log lists at most.
@@ -91,6 +96,37 @@ impl MaskedOutput {
         self.known -= known;
         log.extend_from_slice(&written[known as usize..]);
     }
+}
+
+/// Writes the output of an image build to the log, without the secrets of the build, until the log has `limit`
+/// bytes.
+pub(super) async fn log_image_build(
+    log: &mut BuildLog,
+    masks: Option<Arc<Masks>>,
+    mut pieces: mpsc::Receiver<Bytes>,
+    limit: u64,
+) -> Result<(), Interruption> {
+    let mut masker = Masker::new(masks);
+    let mut is_over = false;
+    while !is_over {
+        let mut written = Vec::new();
+        match pieces.recv().await {
+            Some(piece) => masker.push(&piece, &mut written),
+            None => {
+                masker.finish(&mut written);
+                is_over = true;
+            }
+        }
+        let room = limit.saturating_sub(log.bytes());
+        let fits = usize::try_from(room).unwrap_or(usize::MAX);
+        let fits = fits.min(written.len());
+        let appended = log.append(&written[..fits]).await;
+        appended.map_err(Interruption::Log)?;
+        if fits < written.len() {
+            return Err(Interruption::Stopped(stop::log_limit_exceeded(limit)));
+        }
+    }
+    Ok(())
 }
 
 /// The first lines of a log: which params are masked in it, and which are too long or too short for that.

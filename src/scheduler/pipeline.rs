@@ -21,7 +21,7 @@ use super::error::Error;
 use super::event::{Event, publish};
 use super::images::{ImageCache, Images};
 use super::interruption::{Interruption, MAX_LOST_CONTAINERS};
-use super::output::masked_note;
+use super::output::{log_image_build, masked_note};
 use super::recipe::Recipe;
 use super::shared::Shared;
 use super::sweep::ensure_swept;
@@ -349,12 +349,14 @@ impl BuildTask {
         cache: ImageCache,
     ) -> Result<Arc<ImageRecord>, Interruption> {
         let shared = self.shared.clone();
-        let wanted = shared.wanted(recipe.context.clone(), settings);
-        let (output, mut pieces) = Images::output();
+        let params = recipe.params(settings);
+        let wanted = shared.wanted(recipe.context.clone(), settings, &params);
+        let (output, pieces) = Images::output();
         let active = self.active.clone();
         let limits = self.limits();
         let (limit, stage_deadline) = (limits.log_limit, self.stage_deadline);
         self.pending()?.image_begins();
+        let masks = self.pending()?.masks();
         let log = self.pending()?.log();
         let ensuring = async {
             match cache {
@@ -362,19 +364,7 @@ impl BuildTask {
                 ImageCache::Use => shared.images.ensure(&wanted, output).await,
             }
         };
-        let logging = async {
-            while let Some(piece) = pieces.recv().await {
-                let room = limit.saturating_sub(log.bytes());
-                let fits = usize::try_from(room).unwrap_or(usize::MAX).min(piece.len());
-                log.append(&piece[..fits])
-                    .await
-                    .map_err(Interruption::Log)?;
-                if fits < piece.len() {
-                    return Err(Interruption::Stopped(stop::log_limit_exceeded(limit)));
-                }
-            }
-            Ok(())
-        };
+        let logging = log_image_build(log, masks, pieces, limit);
         // A log that fails stops the image build, but an image build that failed still has its last lines
         // logged.
         let ensuring = async { Ok(ensuring.await) };
@@ -394,9 +384,14 @@ impl BuildTask {
             () = shared.stop.cancelled() => return Err(Interruption::Stopping),
             cancelled = active.cancelled() => return Err(self.stop(stop::cancelled(cancelled)).await),
         };
+        let pending = self.pending()?;
         let image = image.map_err(|source| Interruption::Image {
             project: recipe.job.project.to_string(),
-            source,
+            source: match source {
+                // It quotes what a step has printed.
+                docker::Error::Build(said) => docker::Error::Build(pending.masked(said)),
+                source => source,
+            },
         })?;
         self.pending()?.image_found(image.id.clone());
         Ok(image)

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::active_job::ActiveJob;
 use super::activity::Status;
 use super::broadcast::Broadcast;
+use super::build_secrets::GivenSecrets;
 use super::config::SchedulerConfig;
 use super::image_properties::ImageProperties;
 use super::images::{Images, Wanted};
@@ -25,7 +26,7 @@ use super::sweep_state::Sweeper;
 use crate::budget::Budget;
 use crate::build::{BuildStore, LOG_TAIL};
 use crate::docker::{self, Docker};
-use crate::job::JobId;
+use crate::job::{JobId, Params};
 use crate::metrics::Metrics;
 use crate::project::{self, Context, ProjectName, Projects};
 
@@ -129,7 +130,13 @@ impl Shared {
         self.count_queue();
     }
 
-    pub(super) fn wanted(&self, context: Context, settings: &project::Settings) -> Wanted {
+    /// The image of a project, built with the secrets among these params.
+    pub(super) fn wanted(
+        &self,
+        context: Context,
+        settings: &project::Settings,
+        params: &Params,
+    ) -> Wanted {
         let config = self.config.load();
         let uid = match &settings.user {
             Some(user) => user.split(':').next().unwrap_or_default().to_owned(),
@@ -162,6 +169,7 @@ impl Shared {
                 project::Builder::Classic => docker::Builder::Classic,
                 project::Builder::BuildKit => docker::Builder::BuildKit,
             },
+            given: GivenSecrets::of(settings, params),
         }
     }
 }

@@ -225,11 +225,13 @@ fn class(error: &Error) -> Class {
         | Error::NoArtifacts(..)
         | Error::NoLog(..)
         | Error::NoRecord(..) => Class::of_client(StatusCode::NOT_FOUND),
-        Error::Over(..) | Error::Kept(..) | Error::AmbiguousId(..) => {
+        Error::Over(..) | Error::Kept(..) | Error::AmbiguousId(..) | Error::ImageLeft(..) => {
             Class::of_client(StatusCode::CONFLICT)
         }
         Error::NotYours(..) => Class::of_client(StatusCode::FORBIDDEN),
-        Error::NoPolicy => Class::of_client(StatusCode::UNPROCESSABLE_ENTITY),
+        Error::NoPolicy | Error::NotOfTheImage(..) => {
+            Class::of_client(StatusCode::UNPROCESSABLE_ENTITY)
+        }
         Error::BacklogFull | Error::ReadersFull | Error::ScansFull | Error::BodiesFull => {
             Class::unavailable(BUSY_RETRY_AFTER)
         }

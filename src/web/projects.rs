@@ -10,6 +10,7 @@ use super::state::Web;
 use super::{list, pages};
 use crate::api::{ImageView, ParamView, ProjectItem, ProjectView, PruneView};
 use crate::build::{Filter, LOG_TAIL};
+use crate::job::Params;
 use crate::project::{ParamSchema, ProjectName};
 use crate::scheduler::{self, ImageReport};
 
@@ -91,7 +92,7 @@ pub(super) async fn rebuild(web: &Web, request: Request) -> Result<Response, Api
     let project = request.project()?;
     // Before the image is built: the report on it must not be refused afterwards.
     let mut held = request.budget.hold(REPORT_BYTES)?;
-    let report = web.scheduler.rebuild_image(&project).await?;
+    let report = web.scheduler.rebuild_image(&project, Params::new()).await?;
     let json = serde_json::to_vec(&image_view(&project, report))?;
     held.shrink_to(json.len() as u64);
     let body = response::parts([held.count_bytes(json.into_boxed_slice())]);

@@ -12,6 +12,7 @@ mod backlog;
 mod bad_input;
 mod bad_projects;
 mod build_page;
+mod build_secrets;
 mod bus_access;
 mod bus_builds;
 mod bus_contract;

@@ -1,6 +1,7 @@
 //! What others define: each file runs the program that defines the right value (Docker, GNU tar, `cp`,
 //! rsync, nginx, make) beside ours on the same input, and compares.
 
+mod build_secrets;
 mod buildkit;
 mod containers;
 mod context;

@@ -254,6 +254,28 @@ impl Shared {
         self.dir.path()
     }
 
+    /// Takes the images that a docker-buildx of a test has put beside the socket.
+    fn take_built(&self) {
+        let built = self.dir().join("built");
+        for name in super::daemon::names(&built) {
+            let (root, id) = (built.join(&name), format!("sha256:{name}"));
+            let mut images = self.images.lock().unwrap();
+            if name.starts_with('.') || images.iter().any(|image| image.id == id) {
+                continue;
+            }
+            let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
+            let pairs = read("labels");
+            let pairs = pairs.lines().filter_map(|line| line.split_once('='));
+            images.push(Image {
+                id,
+                tags: BTreeSet::new(),
+                labels: pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+                created: 1_700_000_000 + self.next() as i64,
+                root: root.join("root"),
+            });
+        }
+    }
+
     fn next(&self) -> usize {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }

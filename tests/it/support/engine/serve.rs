@@ -92,6 +92,7 @@ fn call_name<'a>(method: &Method, parts: &[&'a str]) -> Option<&'a str> {
 }
 
 async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
+    shared.take_built();
     let path = unversioned(&shared, request.uri().path())?;
     let query = request.uri().query().unwrap_or("").as_bytes();
     let query: Query = form_urlencoded::parse(query).into_owned().collect();
