@@ -26,7 +26,7 @@ pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches, LogTimes};
 pub use log_pieces::{LogPiece, LogPieces, MAX_PIECE, decode};
 pub use manifest::ManifestItem;
-pub use project::{ImageView, ParamView, ProjectItem, ProjectView, PruneView};
+pub use project::{ImageView, ParamView, ProjectItem, ProjectView, PruneView, RebuildRequest};
 
 #[cfg(test)]
 use std::collections::BTreeMap;

@@ -60,6 +60,26 @@ pub struct ProjectView<I = IndexItem> {
     pub builds: Vec<I>,
 }
 
+/// The body of `POST /project/P/rebuild`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RebuildRequest {
+    /// The values of the params that the build of the image needs: those that `secrets` and `ssh` in its
+    /// `mistry.json` name.
+    #[serde(default)]
+    pub params: std::collections::BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for RebuildRequest {
+    /// Without the values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RebuildRequest")
+            .field(&self.params.keys())
+            .finish()
+    }
+}
+
 /// The answer of `POST /project/P/rebuild`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

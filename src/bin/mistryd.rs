@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     // Neither a daemon nor a command of one: it must have no second thread, and reads nothing.
     if mistry::daemon::is_confinement(std::env::args_os().skip(1)) {
@@ -12,7 +10,7 @@ fn main() -> ExitCode {
     }
     // Before there are threads: what it takes out of the environment they could be reading.
     let inherited = mistry::systemd::inherited();
-    let command = match mistry::daemon::Command::try_parse() {
+    let command = match mistry::daemon::Command::read(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
             // Help has status 0, a mistake 2.

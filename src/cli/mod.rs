@@ -65,7 +65,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::screen;
+use crate::{client, screen};
 use json_result::Document;
 use output::print_message;
 use repeat::repeat_command;
@@ -119,7 +119,7 @@ enum Verb {
 /// # Errors
 /// A usage error, or the help text, which clap reports as an error.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = client::with_params_last(arguments.into_iter().collect());
     let matches = Arguments::command()
         .try_get_matches_from(&arguments)
         .map_err(|error| usage::improve(error, Arguments::command(), &arguments))?;

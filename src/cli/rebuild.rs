@@ -5,7 +5,8 @@ use clap::Args;
 use super::Error;
 use super::format::{format_duration, format_size};
 use super::output::{print_line, print_message};
-use crate::client::{self, Client};
+use crate::api::RebuildRequest;
+use crate::client::{self, Client, parse_params};
 use crate::project::ProjectName;
 use crate::screen::LogView;
 
@@ -18,11 +19,20 @@ pub(super) struct Rebuild {
     /// Show the output of the image build, on standard error
     #[arg(long, short)]
     verbose: bool,
+    /// The values that its mistry.json names in "secrets" and "ssh": --_NAME=@FILE or --_NAME=@-
+    #[arg(last = true, value_name = "--_NAME=@FILE")]
+    params: Vec<String>,
 }
 
 impl Rebuild {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
-        let image = match client.rebuild(&self.project).await {
+        // Variables are for builds: a rebuild takes no other params than those of the image.
+        let params = parse_params(&self.params, std::iter::empty(), std::io::stdin());
+        let params = params.map_err(|error| Error::Usage(error.to_string()))?;
+        let request = RebuildRequest {
+            params: params.into_iter().collect(),
+        };
+        let image = match client.rebuild(&self.project, &request).await {
             Ok(image) => image,
             // The image could not be built.
             Err(client::Error::Response(response)) if response.status == 500 => {

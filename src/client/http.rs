@@ -9,7 +9,7 @@ use super::connection::{self, EVENT_STREAM, Request, TEXT};
 use super::{Address, Error, Events, Filter, Finished, Response};
 use crate::api::{
     AttemptView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, ImageView, IndexItem,
-    JobRequest, JobState, JobView, LogTimes, ProjectItem, ProjectView, RemovedBase,
+    JobRequest, JobState, JobView, LogTimes, ProjectItem, ProjectView, RebuildRequest, RemovedBase,
 };
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
@@ -341,13 +341,18 @@ impl Client {
         Ok(serde_json::from_value(self.project_json(name).await?)?)
     }
 
-    /// Rebuilds a project's image and waits for it.
+    /// Rebuilds a project's image with the secrets that its build needs, and waits for it.
     ///
     /// # Errors
-    /// An image that cannot be built is an [`Error::Response`] with status 500.
-    pub async fn rebuild(&self, project: &ProjectName) -> Result<ImageView, Error> {
-        let request = Request::new(Method::POST, format!("/project/{project}/rebuild"))
-            .json(&serde_json::json!({}))?;
+    /// An image that cannot be built is an [`Error::Response`] with status 500; one that is left as it is, because
+    /// a secret is missing, with status 409.
+    pub async fn rebuild(
+        &self,
+        project: &ProjectName,
+        request: &RebuildRequest,
+    ) -> Result<ImageView, Error> {
+        let request =
+            Request::new(Method::POST, format!("/project/{project}/rebuild")).json(request)?;
         self.send(request).await?.json(MAX_JSON).await
     }
 

@@ -29,5 +29,5 @@ pub use filter::Filter;
 pub use finished::Finished;
 pub use http::{Client, Submitted};
 pub use job_url::parse_job_url;
-pub use params::{ParamsError, parse_params};
+pub use params::{ParamsError, parse_params, with_params_last};
 pub use response::Response;

@@ -134,6 +134,24 @@ pub fn parse_params(
     Ok(params)
 }
 
+/// A command line of the verb `rebuild` with its params `--_NAME=VALUE` behind `--`, which may be left out there: no
+/// option begins with `--_`.
+pub fn with_params_last(arguments: Vec<OsString>) -> Vec<OsString> {
+    let end = arguments.iter().position(|argument| argument == "--");
+    let (before, after) = arguments.split_at(end.unwrap_or(arguments.len()));
+    let is_param = |argument: &&OsString| {
+        let bytes = argument.as_encoded_bytes();
+        bytes.starts_with(b"--_") && bytes.contains(&b'=')
+    };
+    let (params, others): (Vec<_>, Vec<_>) = before.iter().partition(is_param);
+    if params.is_empty() || !others.iter().any(|word| *word == "rebuild") {
+        return arguments;
+    }
+    let end = OsString::from("--");
+    let ordered = others.into_iter().chain([&end]).chain(params);
+    ordered.chain(after.iter().skip(1)).cloned().collect()
+}
+
 /// The params that variables give, by name.
 fn from_variables(
     variables: impl Iterator<Item = (OsString, OsString)>,
@@ -210,6 +228,34 @@ mod tests {
             parse_params(&arguments, variables, &b"typed\n"[..]).map_err(|e| e.to_string())?;
         let shown: Vec<String> = params.iter().map(|(n, v)| format!("{n}:{v}")).collect();
         Ok(shown.join(","))
+    }
+
+    #[test]
+    fn a_rebuild_takes_its_params_without_dashes_before_them() {
+        let ordered = |line: &str| {
+            let words = line.split(' ').map(OsString::from).collect();
+            let words = with_params_last(words).into_iter();
+            let words: Vec<String> = words.map(|word| word.into_string().unwrap()).collect();
+            words.join(" ")
+        };
+        for (line, expected) in [
+            ("m rebuild P --_a=@f -v", "m rebuild P -v -- --_a=@f"),
+            (
+                "m rebuild --_a=@f P --_b=-- -- --c=d",
+                "m rebuild P -- --_a=@f --_b=-- --c=d",
+            ),
+        ] {
+            assert_eq!(ordered(line), expected);
+        }
+        for same in [
+            "m rebuild P -- --_a=@f",
+            "m rebuild P --verbose",
+            "m rebuild P --_a",
+            "m build --project P --_a=@f",
+            "m build -- rebuild --_a=@f",
+        ] {
+            assert_eq!(ordered(same), same);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::with_params_last;
 use crate::filesystem::{self, Kind};
 use crate::project::{parse_duration, parse_size};
 use crate::web::Scope;
@@ -67,6 +68,14 @@ const DEFAULT_CONFIGS: [&str; 2] = ["config.json", "/etc/mistry/config.json"];
 pub struct NoConfig;
 
 impl Command {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// A usage error, or the help text, which clap reports as an error.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+        Command::try_parse_from(with_params_last(arguments.into_iter().collect()))
+    }
+
     /// The path of the configuration: the given one, else the first default that exists.
     ///
     /// # Errors
@@ -117,6 +126,10 @@ pub struct Rebuild {
     /// Show the output of the image builds
     #[arg(short, long)]
     pub verbose: bool,
+    /// The values that a mistry.json names in "secrets" and "ssh": --_NAME=@FILE or --_NAME=@-. Each project gets
+    /// those that it names
+    #[arg(last = true, value_name = "--_NAME=@FILE")]
+    pub params: Vec<String>,
 }
 
 impl Rebuild {

@@ -2,13 +2,16 @@
 
 use hyper::StatusCode;
 
+use super::body;
 use super::error::ApiError;
 use super::jobs::list_items;
 use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
 use super::{list, pages};
-use crate::api::{ImageView, ParamView, ProjectItem, ProjectView, PruneView};
+use crate::api::{
+    ImageView, MAX_REQUEST, ParamView, ProjectItem, ProjectView, PruneView, RebuildRequest,
+};
 use crate::build::{Filter, LOG_TAIL};
 use crate::job::Params;
 use crate::project::{ParamSchema, ProjectName};
@@ -92,11 +95,28 @@ pub(super) async fn rebuild(web: &Web, request: Request) -> Result<Response, Api
     let project = request.project()?;
     // Before the image is built: the report on it must not be refused afterwards.
     let mut held = request.budget.hold(REPORT_BYTES)?;
-    let report = web.scheduler.rebuild_image(&project, Params::new()).await?;
+    let bodies = web.scheduler.bodies();
+    let body = request.http.into_body();
+    let body = body::read(body, MAX_REQUEST, bodies, request.client).await?;
+    let params = read_params(&body.bytes)?;
+    let report = web.scheduler.rebuild_image(&project, params).await?;
     let json = serde_json::to_vec(&image_view(&project, report))?;
     held.shrink_to(json.len() as u64);
     let body = response::parts([held.count_bytes(json.into_boxed_slice())]);
     Ok(response::of_json(StatusCode::OK, body))
+}
+
+/// The params in the body of a rebuild, which may be empty.
+fn read_params(body: &[u8]) -> Result<Params, ApiError> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Params::new());
+    }
+    let request: RebuildRequest = serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the request cannot be read: {error}")))?;
+    let params = request.params.into_iter();
+    params
+        .map(|(name, value)| Ok((name.parse()?, value.into())))
+        .collect::<Result<Params, ApiError>>()
 }
 
 /// The report of an image rebuild as clients read it.

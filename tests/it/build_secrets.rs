@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use crate::recovery::wait;
 use crate::support::{
+    cli,
     context::Context,
     daemon::{Home, names, text},
     http::{Ask, Event, within},
-    process::{Process, served},
+    process::{Ended, Process, run, served},
 };
 
 const SECRET: &str = "hunter2-of-the-registry";
@@ -128,6 +129,13 @@ impl Bench {
 
 fn with_secret() -> Value {
     json!({"project": "p", "params": {"_tok": SECRET}})
+}
+
+/// The client, at this daemon.
+async fn mistry(daemon: &Process, arguments: &[&str]) -> Ended {
+    let mut command = cli::mistry(arguments);
+    command.env("MISTRY_URL", format!("http://127.0.0.1:{}", daemon.port()));
+    run(command).await
 }
 
 /// Waits until a step has said that it has begun.
@@ -381,5 +389,68 @@ async fn a_cancelled_build_ends_the_program_and_what_it_has_started() {
         .unwrap();
     // The program is awaited before the daemon ends.
     assert_eq!(daemon.end(Signal::TERM).await, 0);
+    bench.assert_clean();
+}
+
+#[tokio::test]
+async fn a_rebuild_takes_the_value_and_leaves_the_image_without_it() {
+    let bench = Bench::new().await;
+    bench.program(GOOD);
+    let file = bench.home.path("tok");
+    std::fs::write(&file, SECRET).unwrap();
+    let param = format!("--_tok=@{}", file.display());
+    let left = "is left as it is: its build needs the value of _tok";
+    for with_daemon in [true, false] {
+        let daemon = match with_daemon {
+            true => Some(bench.serve().await),
+            false => None,
+        };
+        if let Some(daemon) = &daemon {
+            let ask = |body: Value| daemon.at.ask(Ask::post("/project/p/rebuild", &body));
+            let answer = ask(json!({})).await.expect(409);
+            assert!(answer.text().contains(left), "{}", answer.text());
+            let other = ask(json!({"params": {"other": "x"}})).await.expect(422);
+            assert!(other.text().contains("param 'other' is not for the image"));
+            ask(json!({"parms": {}})).await.expect(400);
+            let made = ask(json!({"params": {"_tok": SECRET}})).await.expect(200);
+            let made = made.json();
+            assert!(text(&made, "Log").contains("it is ***"), "{made}");
+            assert!(!made.to_string().contains(SECRET));
+            let ended = mistry(daemon, &["rebuild", "p"]).await;
+            assert_eq!(ended.status, 3, "{ended:?}");
+            assert!(ended.stderr.contains(left), "{ended:?}");
+            let ended = mistry(daemon, &["rebuild", "-v", "p", &param]).await;
+            assert_eq!(ended.status, 0, "{ended:?}");
+            assert!(ended.stderr.contains("it is ***"), "{ended:?}");
+        }
+        let mut command = bench.mistryd();
+        let ended = {
+            command.args(["rebuild"]);
+            run(command).await
+        };
+        assert_eq!(ended.status, 0, "{ended:?}");
+        assert!(ended.stdout.contains("Left p: "), "{ended:?}");
+        assert!(ended.stdout.contains(left), "{ended:?}");
+        let last = ended.stdout.lines().last().unwrap();
+        assert!(last.starts_with("Finished. Rebuilt: 0, "), "{last}");
+        assert!(last.ends_with(", Failed: 0, Left names: p"), "{last}");
+        let mut command = bench.mistryd();
+        command.args(["rebuild", "p", &param, "--verbose"]);
+        let ended = run(command).await;
+        assert_eq!(ended.status, 0, "{ended:?}");
+        assert!(ended.stdout.contains("it is ***"), "{ended:?}");
+        let mut command = bench.mistryd();
+        command.args(["rebuild", "p", "--", "--other=x"]);
+        let ended = run(command).await;
+        assert_eq!(ended.status, 2, "{ended:?}");
+        assert!(
+            ended
+                .stderr
+                .contains("param 'other' is not for the image of any")
+        );
+        if let Some(daemon) = daemon {
+            assert_eq!(daemon.end(Signal::TERM).await, 0);
+        }
+    }
     bench.assert_clean();
 }

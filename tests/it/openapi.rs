@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::openapi_schema::{check, resolved};
+use crate::support::context::Context;
 use crate::support::daemon::rules;
 use crate::support::engine::Engine;
 
@@ -45,13 +46,8 @@ impl Drop for Server {
 }
 
 fn project(home: &Path, name: &str, dockerfile: &str, script: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    let place = home.join("projects").join(name);
-    std::fs::create_dir_all(&place).unwrap();
-    std::fs::write(place.join("Dockerfile"), dockerfile).unwrap();
-    let run = place.join("run.sh");
-    std::fs::write(&run, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(run, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let context = Context::of(dockerfile).script("run.sh", script);
+    context.write(&home.join("projects").join(name));
 }
 
 impl Server {
@@ -64,6 +60,9 @@ impl Server {
         project(home.path(), "good", DOCKERFILE, made);
         project(home.path(), "bad", DOCKERFILE, "echo why >&2; exit 3");
         project(home.path(), "broken", "FRM scratch\n", "true");
+        project(home.path(), "secretive", DOCKERFILE, "true");
+        let settings = home.path().join("projects/secretive/mistry.json");
+        std::fs::write(settings, r#"{"secrets": ["tok"]}"#).unwrap();
         let engine = Engine::start().await;
         let rules = SchedulerConfig {
             slots: 1,
@@ -561,6 +560,15 @@ async fn every_post_answers_as_declared() {
     server.fits(rebuild("/project/unknown/rebuild"), 404).await;
     server.fits(rebuild("/project/_/rebuild"), 422).await;
     server.fits(rebuild("/project/broken/rebuild"), 500).await;
+    server
+        .fits(rebuild("/project/secretive/rebuild"), 409)
+        .await;
+    let other = post(
+        "/project/{project}/rebuild",
+        "/project/secretive/rebuild",
+        r#"{"params": {"other": "x"}}"#,
+    );
+    server.fits(other, 422).await;
     server.engine.stop().await;
     server.fits(rebuild("/project/good/rebuild"), 503).await;
     server

@@ -8,7 +8,7 @@ use super::schemas::{JSON, Types, any_of, of};
 use crate::api::{
     AttemptView, BuildView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, HostView,
     ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, LogLines, LogMatches, LogTimes,
-    ManifestItem, ProjectItem, ProjectView, RemovedBase,
+    ManifestItem, ProjectItem, ProjectView, RebuildRequest, RemovedBase,
 };
 use crate::web::jobs::MAX_LIST;
 
@@ -278,8 +278,9 @@ fn projects(types: &mut Types) -> Operations {
         [types.json::<ProjectView>(), text(PAGE)],
     );
     let rebuild = operation("Builds the project's image again, with its bases pulled and nothing cached; then removes this server's images and containers that are not used any more.")
+        .reads(types.request::<RebuildRequest>(false))
         .answers(200, "The new image.", [types.json::<ImageView>()])
-        .fails(409, "The project changed while it was being read.")
+        .fails(409, "The image stays as it is, because the value of a build secret is missing; or the project changed while it was being read.")
         .fails(503, "No Docker Engine.");
     let groups = operation("The groups of a project that have a base, by name.").answers(
         200,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::containers::{docker, settings};
 use crate::support::daemon::{Daemon, Setup};
-use crate::support::{Home, Place};
+use crate::support::{Home, Place, environment};
 
 /// The encoding of it for the Engine has characters that differ between the two alphabets of Base64.
 const PASSWORD: &str = "pass:word/\u{fc}?~";
@@ -84,10 +84,24 @@ impl Drop for Registry {
     }
 }
 
+/// Docker's own plugin, which mistryd finds in this directory.
+fn plugin(home: &Home) -> String {
+    let config = home.join("plugin");
+    fs::create_dir_all(config.join("cli-plugins")).unwrap();
+    let found = config.join("cli-plugins/docker-buildx");
+    std::os::unix::fs::symlink(environment("MISTRY_TEST_BUILDX"), found).unwrap();
+    config.display().to_string()
+}
+
+/// A job with the value that the third builder needs.
+fn job() -> Value {
+    json!({"project": "p", "params": {"_tok": "a value"}})
+}
+
 /// The error of a build that must fail.
 #[track_caller]
 fn refused(daemon: &Daemon) -> String {
-    let accepted = daemon.post("/jobs?async", &json!({"project": "p"})).json();
+    let accepted = daemon.post("/jobs?async", &job()).json();
     let info = daemon.wait("p", accepted["ID"].as_str().unwrap());
     assert_eq!(info["Outcome"], "errored", "{info}");
     info["Err"].as_str().unwrap().to_owned()
@@ -113,6 +127,7 @@ fn a_base_in_a_registry_with_a_password_is_pulled_with_the_credentials_of_the_fi
         .config(json!({"network": "host", "registry_auth": file}))
         .script("p", "touch artifacts/made")
         .script("base", "true")
+        .env("DOCKER_CONFIG", plugin(&registry.home))
         .start();
     give("wrong");
     // The image of a build is the base, which its registry alone has then.
@@ -124,8 +139,15 @@ fn a_base_in_a_registry_with_a_password_is_pulled_with_the_credentials_of_the_fi
     let path = daemon.project("p").join("Dockerfile");
     let own = fs::read_to_string(&path).unwrap();
     fs::write(&path, own.replace("FROM scratch", &format!("FROM {base}"))).unwrap();
-    for builder in ["classic", "buildkit"] {
-        settings(&daemon, "p", json!({"builder": builder}));
+    for builder in ["classic", "buildkit", "docker-buildx"] {
+        let (own, rebuild) = match builder {
+            "docker-buildx" => (
+                json!({"secrets": ["tok"]}),
+                json!({"params": {"_tok": "a value"}}),
+            ),
+            other => (json!({"builder": other}), json!({})),
+        };
+        settings(&daemon, "p", own);
         for name in ["none", "wrong"] {
             forget();
             let pulled = registry.docker(name, &["pull", "-q", &base]);
@@ -147,17 +169,17 @@ fn a_base_in_a_registry_with_a_password_is_pulled_with_the_credentials_of_the_fi
         }
         // No reload.
         give("right");
-        let info = daemon.succeed(json!({"project": "p"}));
+        let info = daemon.succeed(job());
         assert!(log(&daemon, &info).contains(&format!("pulling the image '{base}'")));
         let pulled = registry.docker("right", &["pull", "-q", &base]);
         assert!(pulled.status.success(), "{pulled:?}");
         // A rebuild pulls again, with the credentials of that moment.
         forget();
-        let rebuilt = daemon.post("/project/p/rebuild", &json!({}));
+        let rebuilt = daemon.post("/project/p/rebuild", &rebuild);
         assert_eq!(rebuilt.status, 200, "{}", rebuilt.text());
         forget();
         give("wrong");
-        let rebuilt = daemon.post("/project/p/rebuild", &json!({}));
+        let rebuilt = daemon.post("/project/p/rebuild", &rebuild);
         assert_eq!(rebuilt.status, 500, "{}", rebuilt.text());
         assert!(!daemon.log().contains(PASSWORD), "{}", daemon.log());
     }
