@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Output;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -234,10 +234,8 @@ impl Sweep {
         }
         // On a slow disk a daemon that is stopped may leave its trash to the next one.
         let trash = self.daemon.builds().join(".mistry/trash");
-        for _ in 0..5 {
-            if names(&trash).is_empty() {
-                break;
-            }
+        let began = Instant::now();
+        while !names(&trash).is_empty() && began.elapsed() < TEST_TIMEOUT {
             watching.push(start(&mut self.daemon, &self.address, &sender));
             assert!(self.daemon.end_somehow().success(), "{context}");
         }
