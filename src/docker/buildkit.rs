@@ -66,10 +66,17 @@ impl Prepared {
         &self.patches
     }
 
-    /// Adds to an error why images are missing: a stage that the image does not need may name one that cannot be
-    /// pulled.
-    pub(super) fn explain(&self, error: Error) -> Error {
-        with_missing(error, &self.missing)
+    /// The outcome of a build. If its context broke off, that is the error; else an error says why images are
+    /// missing, because a stage that the image does not need may name one that cannot be pulled.
+    pub(super) fn outcome(
+        &self,
+        broken: &Broken,
+        built: Result<String, Error>,
+    ) -> Result<String, Error> {
+        match broken.take() {
+            Some(error) => Err(Error::Context(error)),
+            None => built.map_err(|error| with_missing(error, &self.missing)),
+        }
     }
 }
 
@@ -99,10 +106,7 @@ impl Docker {
                 source: error.into(),
             })?;
         let built = self.exchange(request, output).await;
-        match broken.take() {
-            Some(error) => Err(Error::Context(error)),
-            None => built.map_err(|error| prepared.explain(error)),
-        }
+        prepared.outcome(&broken, built)
     }
 
     /// Finds out what BuildKit needs, and pulls the images that are missing.

@@ -84,10 +84,7 @@ impl Docker {
             operation: BUILDING_IMAGE.to_owned(),
             source: error.into(),
         })?;
-        match broken.take() {
-            Some(error) => Err(Error::Context(error)),
-            None => built.map_err(|error| prepared.explain(error)),
-        }
+        prepared.outcome(&broken, built)
     }
 
     /// Returns when the Engine goes away.
