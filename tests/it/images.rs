@@ -1,5 +1,5 @@
 //! The images on an Engine: each has a name of its own, and goes when a newer one has taken its place, unless
-//! somebody else has given it a name.
+//! it has a name that a user gave.
 
 use std::path::Path;
 
@@ -7,6 +7,11 @@ use mistry::docker::Docker;
 use serde_json::json;
 
 use crate::support::daemon::{TestDaemon, job, text};
+
+async fn daemon() -> TestDaemon {
+    let builder = TestDaemon::builder().await;
+    builder.script("p", "true").start().await
+}
 
 /// Changes the project, so that its next build needs another image. Returns the id of that image.
 async fn edited(daemon: &TestDaemon, version: u32) -> String {
@@ -41,11 +46,7 @@ fn docker(daemon: &TestDaemon) -> Docker {
 
 #[tokio::test]
 async fn each_image_has_its_own_name_and_goes_when_a_newer_one_has_taken_its_place() {
-    let mut daemon = TestDaemon::builder()
-        .await
-        .script("p", "true")
-        .start()
-        .await;
+    let mut daemon = daemon().await;
     let (first, second) = (edited(&daemon, 1).await, edited(&daemon, 2).await);
     let (own, latest) = (names(&daemon, &first), names(&daemon, &second));
     assert_eq!((own.len(), latest.len()), (1, 2), "{own:?} {latest:?}");
@@ -56,11 +57,7 @@ async fn each_image_has_its_own_name_and_goes_when_a_newer_one_has_taken_its_pla
 
 #[tokio::test]
 async fn an_image_that_a_user_has_named_stays() {
-    let mut daemon = TestDaemon::builder()
-        .await
-        .script("p", "true")
-        .start()
-        .await;
+    let mut daemon = daemon().await;
     let first = edited(&daemon, 1).await;
     docker(&daemon).tag_image(&first, "theirs:1").await.unwrap();
     let second = edited(&daemon, 2).await;
@@ -69,11 +66,7 @@ async fn an_image_that_a_user_has_named_stays() {
 
 #[tokio::test]
 async fn an_image_with_the_name_that_earlier_versions_gave_goes() {
-    let mut daemon = TestDaemon::builder()
-        .await
-        .script("p", "true")
-        .start()
-        .await;
+    let mut daemon = daemon().await;
     let (first, second) = (edited(&daemon, 1).await, edited(&daemon, 2).await);
     docker(&daemon).tag_image(&first, "mistry-p").await.unwrap();
     assert_eq!(names(&daemon, &first).len(), 2);
@@ -82,11 +75,7 @@ async fn an_image_with_the_name_that_earlier_versions_gave_goes() {
 
 #[tokio::test]
 async fn an_image_without_a_record_goes_if_it_has_the_name_that_follows_from_its_labels() {
-    let mut daemon = TestDaemon::builder()
-        .await
-        .script("p", "true")
-        .start()
-        .await;
+    let mut daemon = daemon().await;
     let (first, second) = (edited(&daemon, 1).await, edited(&daemon, 2).await);
     docker(&daemon).tag_image(&second, "theirs").await.unwrap();
     daemon.stop().await;
