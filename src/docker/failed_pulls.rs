@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// After this time a pull is tried again: a registry is seldom away for longer, and nobody waits for this one.
+/// After this time a pull is tried again: a registry is seldom away for longer, and the Dockerfile is read without this image.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
 /// Frontends remembered; there are few.
 const MAX_KNOWN: usize = 64;

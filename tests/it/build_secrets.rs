@@ -115,7 +115,7 @@ impl Bench {
         served(command).await
     }
 
-    /// Nothing is left of the program, and nobody has the secret.
+    /// Nothing is left of the program, and no process has the secret.
     fn assert_clean(&self) {
         assert_eq!(names(&self.home.builds().join(".mistry/buildx")), [""; 0]);
         let found = std::process::Command::new("grep")
@@ -189,7 +189,7 @@ async fn the_value_reaches_the_build_of_the_image_and_nothing_else() {
         assert!(asked.contains(part), "{asked}");
     }
     bench.assert_clean();
-    // The image is there: nobody needs the value, and another value gets the same image.
+    // The image is there: no value is needed, and another value gets the same image.
     for params in [
         json!({"a": "b"}),
         json!({"a": "c", "_tok": "another-value"}),
